@@ -1,0 +1,514 @@
+#!/usr/bin/env bash
+# A small driver for recipes where only the pip packages are installed: the options,
+# stage numbers and directories of ESPnet's asr.sh, for stages 1, 3, 4, 5 and 10 to 14.
+# Run it through asr.sh, from a recipe folder.
+# shellcheck disable=SC2154 # the options are set from the table below
+set -euo pipefail
+
+log() {
+    echo "$(date '+%Y-%m-%dT%H:%M:%S') (asr_pip.sh) $*"
+}
+die() {
+    echo "asr_pip.sh: $*" >&2
+    exit 2
+}
+needs_espnet() {
+    die "$* needs ESPnet's recipe scripts, which pip does not install:" \
+        "set ESPNET_ROOT to a checkout of https://github.com/espnet/espnet."
+}
+
+# name=default  # help
+options="
+stage=1  # first stage
+stop_stage=10000  # last stage
+skip_stages=  # stages to leave out, separated by spaces
+skip_data_prep=false  # leave out stages 1-5
+skip_train=false  # leave out stages 4, 5, 10 and 11
+skip_eval=false  # leave out stages 12 and 13
+skip_packing=true  # leave out stage 14
+skip_upload_hf=true  # stage 15 needs ESPNET_ROOT
+eval_valid_set=false  # decode and score the validation set too
+ngpu=1  # GPUs for training, 0 for CPU
+num_nodes=1
+nj=$(nproc)  # parallel jobs
+inference_nj=$(nproc)  # parallel jobs in decoding
+gpu_inference=false  # decode on GPU
+dumpdir=dump  # formatted data
+expdir=exp  # experiments
+python=python3 -m espnet_gq  # runs every ESPnet command
+local_data_opts=  # options for local/data.sh
+speed_perturb_factors=  # stage 2 needs ESPNET_ROOT
+feats_type=raw
+audio_format=flac  # flac or wav
+fs=16k  # sampling rate
+min_wav_duration=0.1  # seconds, training and validation sets
+max_wav_duration=20  # seconds, training and validation sets
+token_type=bpe  # bpe, char or word
+nbpe=30  # size of the BPE vocabulary
+bpemode=unigram  # unigram or bpe
+oov=<unk>
+blank=<blank>
+sos_eos=<sos/eos>
+bpe_input_sentence_size=100000000
+bpe_nlsyms=  # symbols BPE keeps whole, separated by commas
+bpe_char_cover=1.0
+bpe_train_text=  # default: the training set's
+use_lm=false  # stages 6-8 need ESPNET_ROOT
+use_ngram=false  # stage 9 needs ESPNET_ROOT
+use_word_lm=false
+lm_config=
+lm_args=
+lm_tag=
+lm_exp=
+lm_train_text=  # text of char and word token lists; default: the training set's
+lm_dev_text=
+lm_test_text=
+asr_task=asr
+asr_tag=  # suffix of the experiment's folder
+asr_exp=  # the experiment's folder
+asr_stats_dir=  # folder of the statistics of stage 10
+asr_config=  # training configuration
+asr_args=  # training options, override asr_config
+pretrained_model=  # checkpoint to start from (--init_param)
+ignore_init_mismatch=false
+feats_normalize=global_mvn  # global_mvn or utterance_mvn
+num_splits_asr=1
+num_ref=1
+use_lightning=false
+hf_repo=
+use_k2=false
+use_maskctc=false
+use_streaming=false  # decode with asr_inference_streaming
+batch_size=1  # utterances decoded at once
+inference_tag=  # folder of the decoded text, below the experiment
+inference_config=  # decoding configuration
+inference_args=  # decoding options, override inference_config
+inference_lm=
+inference_asr_model=valid.acc.ave.pth  # checkpoint to decode, below the experiment
+download_model=
+train_set=
+valid_set=
+test_sets=
+nlsyms_txt=none  # non-linguistic symbols
+cleaner=none  # text cleaner
+hyp_cleaner=none
+g2p=none
+lang=noinfo  # language
+score_opts=  # options for sclite
+asr_speech_fold_length=800
+asr_text_fold_length=150
+"
+
+declare -A known
+while IFS= read -r line; do
+    [ -n "${line}" ] || continue
+    name=${line%%=*} value=${line#*=}
+    value=${value%%  #*}
+    known[${name}]=${value}
+    printf -v "${name}" '%s' "${value}"
+done <<< "${options}"
+
+show_help() {
+    echo "Usage: $0 --train_set NAME --valid_set NAME --test_sets \"NAMES\" [options]"
+    echo "Stages 1, 3, 4, 5 and 10-14 of ESPnet's asr.sh (name=default  # help):"
+    echo "${options}" | sed -n 's/^./  --&/p'
+}
+
+run_args=$(printf '%q ' ./asr.sh "$@")
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help)
+            show_help
+            exit 0
+            ;;
+        --*) ;;
+        *) die "'$1' is not an option; options are --name value." ;;
+    esac
+    name=${1#--}
+    name=${name//-/_}
+    [[ ${name} =~ ^[a-z_0-9]+$ && -v known[${name}] ]] \
+        || die "unknown option $1; --help lists what this driver has," \
+            "and ESPNET_ROOT gives ESPnet's own asr.sh with all of them."
+    [ $# -ge 2 ] || die "option $1 lacks a value."
+    if [[ ${known[${name}]} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
+        die "$1 is true or false, not '$2'."
+    fi
+    printf -v "${name}" '%s' "$2"
+    shift 2
+done
+
+# shellcheck disable=SC1091
+. ./path.sh
+
+# ---- What this driver does not have -------------------------------------------------
+[ -z "${speed_perturb_factors}" ] || needs_espnet "speed perturbation (stage 2)"
+"${use_lm}" && needs_espnet "a language model (stages 6-8, --use_lm true)"
+"${use_ngram}" && needs_espnet "an n-gram language model (stage 9, --use_ngram true)"
+"${skip_upload_hf}" || needs_espnet "uploading (stage 15, --skip_upload_hf false)"
+for setting in feats_type=raw asr_task=asr num_nodes=1 num_ref=1 num_splits_asr=1 \
+    use_word_lm=false use_lightning=false use_k2=false use_maskctc=false \
+    download_model=; do
+    name=${setting%%=*}
+    [ "${!name}" = "${setting#*=}" ] || needs_espnet "--${name} ${!name}"
+done
+[[ ${token_type} =~ ^(bpe|char|word)$ ]] || needs_espnet "--token_type ${token_type}"
+[[ ${audio_format} =~ ^(flac|wav)$ ]] || needs_espnet "--audio_format ${audio_format}"
+
+has_stage=false
+for n in 1 3 4 5 10 11 12 13 14; do
+    [ "${stage}" -le "${n}" ] && [ "${stop_stage}" -ge "${n}" ] && has_stage=true
+done
+"${has_stage}" || needs_espnet "stage ${stage}"
+
+# ---- Arguments ----------------------------------------------------------------------
+if ! "${skip_train}"; then
+    [ -n "${train_set}" ] || die "--train_set is required."
+    [ -n "${valid_set}" ] || die "--valid_set is required."
+    [ "${train_set}" != "${valid_set}" ] \
+        || die "--train_set and --valid_set must differ, both are ${train_set}."
+fi
+sets=
+for dset in ${test_sets}; do
+    [ "${dset}" != "${train_set}" ] \
+        || die "--test_sets must not hold the training set ${dset}."
+    if [ "${dset}" = "${valid_set}" ]; then
+        eval_valid_set=true
+    elif [[ " ${sets} " != *" ${dset} "* ]]; then
+        sets+="${dset} "
+    fi
+done
+test_sets=${sets}
+"${eval_valid_set}" || [ -n "${test_sets}" ] || die "--test_sets is required."
+eval_sets=${test_sets}
+"${eval_valid_set}" && eval_sets="org/${valid_set} ${test_sets}"
+
+# ESPnet commands run under ${run}, this project's own under ${tool}: they need no
+# registered classes and start faster without.
+read -r -a run <<< "${python}"
+tool=("${run[0]}")
+
+# ---- Names of files and folders, as in ESPnet ---------------------------------------
+data_feats=${dumpdir}/raw
+suffix=${token_type}
+[ "${token_type}" = bpe ] && suffix+=${nbpe}
+token_listdir=data/token_list
+if [ "${lang}" != noinfo ]; then
+    token_listdir=data/${lang}_token_list
+    suffix=${lang}_${suffix}
+fi
+if [ "${token_type}" = bpe ]; then
+    bpedir=${token_listdir}/bpe_${bpemode}${nbpe}
+    bpemodel=${bpedir}/bpe.model
+    token_list=${bpedir}/tokens.txt
+else
+    bpemodel=none
+    token_list=${token_listdir}/${token_type}/tokens.txt
+fi
+if [ -z "${asr_tag}" ]; then
+    asr_tag=train
+    [ -n "${asr_config}" ] && asr_tag=$(basename "${asr_config}" .yaml)
+    asr_tag+=_${feats_type}_${suffix}
+    asr_tag+=$(sed -e 's/--/_/g' -e 's/[ |=/]//g' <<< "${asr_args}")
+fi
+: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}_${suffix}}"
+: "${asr_exp:=${expdir}/asr_${asr_tag}}"
+: "${bpe_train_text:=${data_feats}/org/${train_set}/text}"
+: "${lm_train_text:=${data_feats}/org/${train_set}/text}"
+if [ -z "${inference_tag}" ]; then
+    inference_tag=inference
+    [ -n "${inference_config}" ] && inference_tag=$(basename "${inference_config}" .yaml)
+    inference_tag+=$(sed -e 's/--/_/g' -e 's/[ |=]//g' <<< "${inference_args}")
+    model_tag=${inference_asr_model//\//_}
+    inference_tag+=_asr_model_${model_tag%.*}
+fi
+
+# ---- Which stages -------------------------------------------------------------------
+"${skip_data_prep}" && skip_stages+=" 1 3 4 5"
+"${skip_train}" && skip_stages+=" 4 5 10 11"
+"${skip_eval}" && skip_stages+=" 12 13"
+"${skip_packing}" && skip_stages+=" 14"
+
+runs() { # runs N: is stage N to be run?
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] \
+        && [[ " ${skip_stages} " != *" $1 "* ]]
+}
+
+# ---- Jobs ---------------------------------------------------------------------------
+stop_jobs() {
+    local pids
+    pids=$(jobs -p)
+    # shellcheck disable=SC2086
+    [ -z "${pids}" ] || kill ${pids} 2> /dev/null || true
+}
+trap stop_jobs EXIT
+trap 'exit 130' INT TERM
+
+resume_script() { # resume_script DIR STAGE
+    mkdir -p "$1"
+    echo "${run_args} --stage $2 \"\$@\"; exit \$?" > "$1/run.sh"
+    chmod +x "$1/run.sh"
+}
+
+split_keys() { # split_keys FILE PARTS TARGET: writes TARGET with JOB = 1..PARTS
+    local n
+    for n in $(seq "$2"); do
+        awk -v n="${n}" -v parts="$2" -v total="$(wc -l < "$1")" \
+            'int((NR - 1) * parts / total) + 1 == n' "$1" > "${3//JOB/${n}}"
+    done
+}
+
+fewest() {
+    printf '%s\n' "$@" | sort -n | head -n 1
+}
+
+run_jobs() { # run_jobs NJ LOG COMMAND...: JOB is replaced by the number of the job
+    local jobs=$1 logs=$2 n pids=()
+    shift 2
+    trap stop_jobs EXIT # it is often called in a subshell, which has no traps
+    trap 'exit 130' INT TERM
+    for n in $(seq "${jobs}"); do
+        "${@//JOB/${n}}" > "${logs//JOB/${n}}" 2>&1 &
+        pids+=($!)
+    done
+    for n in $(seq "${jobs}"); do
+        if ! wait "${pids[n - 1]}"; then
+            echo "asr_pip.sh: job ${n} failed; the end of ${logs//JOB/${n}}:" >&2
+            tail -n 30 "${logs//JOB/${n}}" >&2
+            exit 1
+        fi
+    done
+}
+
+show_decoding() { # show_decoding LOGDIR TOTAL PID: prints a counter until PID ends
+    local done_utts
+    while kill -0 "$3" 2> /dev/null; do
+        sleep 5
+        done_utts=$(cat "$1"/asr_inference.*.log 2> /dev/null | grep -c 'best hypo:' \
+            || true)
+        echo "  ${done_utts}/$2 utterances decoded"
+    done
+}
+
+show_training() { # show_training LOG PID: prints a line an epoch until PID ends
+    local line train valid
+    tail -n +1 --pid="$2" -F "$1" 2> /dev/null \
+        | grep --line-buffered -E '[0-9]epoch results: ' \
+        | while IFS= read -r line; do
+            train=${line%%\[valid\]*} valid=${line#*\[valid\]}
+            [[ ${line} =~ ([0-9]+)epoch\ results ]]
+            echo "  epoch ${BASH_REMATCH[1]}: train $(figures "${train}" loss acc)" \
+                "| valid $(figures "${valid}" loss acc cer_ctc) |" \
+                "$(figures "${train}" time)"
+        done &
+}
+
+figures() { # figures TEXT NAME...: prints NAME=value for each, as found in TEXT
+    local text=$1 name
+    shift
+    for name in "$@"; do
+        [[ ${text} =~ (^|[ ,])(${name}=[^,]*) ]] && printf '%s ' "${BASH_REMATCH[2]}"
+    done
+    true
+}
+
+train_options() { # options shared by stages 10 and 11, one a line
+    [ -z "${asr_config}" ] || printf '%s\n' --config "${asr_config}"
+    printf '%s\n' --use_preprocessor true --bpemodel "${bpemodel}" \
+        --token_type "${token_type}" --token_list "${token_list}" \
+        --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" --g2p "${g2p}" \
+        --frontend_conf "fs=${fs}"
+    local side
+    for side in train="${train_set}" valid="${valid_set}"; do
+        printf '%s\n' \
+            "--${side%%=*}_data_path_and_name_and_type" \
+            "${data_feats}/${side#*=}/wav.scp,speech,sound" \
+            "--${side%%=*}_data_path_and_name_and_type" \
+            "${data_feats}/${side#*=}/text,text,text"
+    done
+}
+
+# ---- Stages -------------------------------------------------------------------------
+if runs 1; then
+    log "Stage 1: data preparation for data/${train_set}, data/${valid_set}, ${test_sets}"
+    # shellcheck disable=SC2086
+    local/data.sh ${local_data_opts}
+fi
+
+if runs 3; then
+    log "Stage 3: format wav.scp: data/ -> ${data_feats}"
+    dirs=()
+    if ! "${skip_train}"; then
+        dirs+=(--dir "data/${train_set}" "${data_feats}/org/${train_set}")
+    fi
+    if ! "${skip_train}" || "${eval_valid_set}"; then
+        dirs+=(--dir "data/${valid_set}" "${data_feats}/org/${valid_set}")
+    fi
+    for dset in ${test_sets}; do
+        dirs+=(--dir "data/${dset}" "${data_feats}/${dset}")
+    done
+    "${tool[@]}" -m espnet_gq.bin.format_wav_scp "${dirs[@]}" \
+        --fs "${fs}" --audio_format "${audio_format}" --nj "${nj}"
+fi
+
+if runs 4; then
+    log "Stage 4: remove long and short utterances: ${data_feats}/org -> ${data_feats}"
+    "${tool[@]}" -m espnet_gq.bin.filter_data_dir --fs "${fs}" \
+        --dir "${data_feats}/org/${train_set}" "${data_feats}/${train_set}" \
+        --dir "${data_feats}/org/${valid_set}" "${data_feats}/${valid_set}" \
+        --min_wav_duration "${min_wav_duration}" \
+        --max_wav_duration "${max_wav_duration}"
+    # shellcheck disable=SC2086
+    awk 'NF > 1' ${lm_train_text} > "${data_feats}/lm_train.txt"
+fi
+
+if runs 5; then
+    if [ "${token_type}" = bpe ]; then
+        log "Stage 5: token list from ${bpe_train_text} with BPE"
+        # shellcheck disable=SC2086
+        "${tool[@]}" -m espnet_gq.bin.token_list ${bpe_train_text} \
+            --dir "${bpedir}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
+            --bpe_input_sentence_size "${bpe_input_sentence_size}" \
+            --bpe_char_cover "${bpe_char_cover}" --bpe_nlsyms "${bpe_nlsyms}" \
+            --blank "${blank}" --oov "${oov}" --sos_eos "${sos_eos}"
+    else
+        log "Stage 5: token list (${token_type}) from ${lm_train_text}"
+        mkdir -p "${token_list%/*}"
+        run_jobs 1 "${token_list%/*}/tokenize_text.log" \
+            "${tool[@]}" -m espnet2.bin.tokenize_text --token_type "${token_type}" \
+            --input "${data_feats}/lm_train.txt" --output "${token_list}" --field 2- \
+            --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" \
+            --g2p "${g2p}" --write_vocabulary true --add_symbol "${blank}:0" \
+            --add_symbol "${oov}:1" --add_symbol "${sos_eos}:-1"
+    fi
+fi
+
+if runs 10; then
+    log "Stage 10: collect statistics: ${asr_stats_dir}"
+    logdir=${asr_stats_dir}/logdir
+    resume_script "${asr_stats_dir}" 10
+    mkdir -p "${logdir}"
+    train_scp=${data_feats}/${train_set}/wav.scp
+    valid_scp=${data_feats}/${valid_set}/wav.scp
+    n=$(fewest "${nj}" "$(wc -l < "${train_scp}")" "$(wc -l < "${valid_scp}")")
+    split_keys "${train_scp}" "${n}" "${logdir}/train.JOB.scp"
+    split_keys "${valid_scp}" "${n}" "${logdir}/valid.JOB.scp"
+    mapfile -t opts < <(train_options)
+    # shellcheck disable=SC2086
+    run_jobs "${n}" "${logdir}/stats.JOB.log" "${run[@]}" -m espnet2.bin.asr_train \
+        --collect_stats true --ngpu 0 "${opts[@]}" \
+        --train_shape_file "${logdir}/train.JOB.scp" \
+        --valid_shape_file "${logdir}/valid.JOB.scp" \
+        --output_dir "${logdir}/stats.JOB" ${asr_args}
+    opts=()
+    for i in $(seq "${n}"); do
+        opts+=(--input_dir "${logdir}/stats.${i}")
+    done
+    [ "${feats_normalize}" = global_mvn ] || opts+=(--skip_sum_stats)
+    run_jobs 1 "${logdir}/aggregate.log" "${tool[@]}" \
+        -m espnet2.bin.aggregate_stats_dirs "${opts[@]}" --output_dir "${asr_stats_dir}"
+    for side in train valid; do
+        awk -v n="$(wc -l < "${token_list}")" '{ print $0 "," n }' \
+            "${asr_stats_dir}/${side}/text_shape" \
+            > "${asr_stats_dir}/${side}/text_shape.${token_type}"
+    done
+fi
+
+if runs 11; then
+    log "Stage 11: training: ${asr_exp}, log: ${asr_exp}/train.log"
+    resume_script "${asr_exp}" 11
+    mapfile -t opts < <(train_options)
+    [ "${feats_normalize}" != global_mvn ] || opts+=(--normalize global_mvn
+        --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+    [ -z "${pretrained_model}" ] || opts+=(--init_param "${pretrained_model}")
+    for side in train valid; do
+        opts+=("--${side}_shape_file" "${asr_stats_dir}/${side}/speech_shape"
+            "--${side}_shape_file" "${asr_stats_dir}/${side}/text_shape.${token_type}")
+    done
+    if [ -f "${asr_exp}/train.log" ]; then # keep the log of an interrupted training
+        n=1
+        while [ -f "${asr_exp}/train.${n}.log" ]; do n=$((n + 1)); done
+        mv "${asr_exp}/train.log" "${asr_exp}/train.${n}.log"
+    fi
+    # One process trains on the CPU, so it may have all of it.
+    threads=${OMP_NUM_THREADS}
+    [ "${ngpu}" -gt 0 ] || threads=$(nproc)
+    # shellcheck disable=SC2086
+    OMP_NUM_THREADS=${threads} run_jobs 1 "${asr_exp}/train.log" \
+        "${run[@]}" -m espnet2.bin.asr_train \
+        --ngpu "${ngpu}" --multiprocessing_distributed true "${opts[@]}" \
+        --resume true --ignore_init_mismatch "${ignore_init_mismatch}" \
+        --fold_length "$((asr_speech_fold_length * 100))" \
+        --fold_length "${asr_text_fold_length}" \
+        --output_dir "${asr_exp}" ${asr_args} &
+    training=$!
+    show_training "${asr_exp}/train.log" "${training}"
+    wait "${training}" || exit 1
+fi
+
+if runs 12; then
+    log "Stage 12: decoding: ${asr_exp}/${inference_asr_model}"
+    resume_script "${asr_exp}/${inference_tag}" 12
+    ngpu_inference=0
+    "${gpu_inference}" && ngpu_inference=1
+    module=espnet2.bin.asr_inference
+    "${use_streaming}" && module+=_streaming
+    opts=(--batch_size "${batch_size}" --ngpu "${ngpu_inference}")
+    [ -z "${inference_config}" ] || opts+=(--config "${inference_config}")
+    for dset in ${eval_sets}; do
+        dir=${asr_exp}/${inference_tag}/${dset}
+        logdir=${dir}/logdir
+        scp=${data_feats}/${dset}/wav.scp
+        rm -rf "${logdir}"
+        mkdir -p "${logdir}"
+        total=$(wc -l < "${scp}")
+        n=$(fewest "${inference_nj}" "${total}")
+        split_keys "${scp}" "${n}" "${logdir}/keys.JOB.scp"
+        log "${dset}: ${total} utterances, log: ${logdir}/asr_inference.*.log"
+        # shellcheck disable=SC2086
+        run_jobs "${n}" "${logdir}/asr_inference.JOB.log" "${run[@]}" -m "${module}" \
+            "${opts[@]}" --data_path_and_name_and_type "${scp},speech,sound" \
+            --key_file "${logdir}/keys.JOB.scp" \
+            --asr_train_config "${asr_exp}/config.yaml" \
+            --asr_model_file "${asr_exp}/${inference_asr_model}" \
+            --output_dir "${logdir}/output.JOB" ${inference_args} &
+        decoding=$!
+        show_decoding "${logdir}" "${total}" "${decoding}" &
+        wait "${decoding}" || exit 1
+        for file in token token_int score text; do
+            if [ -f "${logdir}/output.1/1best_recog/${file}" ]; then
+                sort -k1 "${logdir}"/output.*/1best_recog/"${file}" > "${dir}/${file}"
+            fi
+        done
+    done
+fi
+
+if runs 13; then
+    log "Stage 13: scoring"
+    # shellcheck disable=SC2086
+    "${tool[@]}" -m espnet_gq.bin.score ${eval_sets} --asr_exp "${asr_exp}" \
+        --inference_tag "${inference_tag}" --data_feats "${data_feats}" \
+        --bpemodel "${bpemodel}" --score_opts "${score_opts}"
+fi
+
+if runs 14; then
+    model=${inference_asr_model}
+    if grep -Eq '^(encoder|decoder|model): gq_' "${asr_exp}/config.yaml" \
+        && [[ ${model} != *.packed.pth ]]; then
+        model=${model%.pth}.packed.pth
+        log "Stage 14: bit-pack: ${asr_exp}/${model}"
+        "${run[@]}" -m espnet_gq.bin.pack --asr_train_config "${asr_exp}/config.yaml" \
+            --asr_model_file "${asr_exp}/${inference_asr_model}" \
+            --output "${asr_exp}/${model}"
+    fi
+    zip=${asr_exp}/${asr_exp##*/}_${model%.*}.zip
+    log "Stage 14: pack model: ${zip}"
+    opts=()
+    for file in "${asr_stats_dir}/train/feats_stats.npz" "${bpemodel}" \
+        "${nlsyms_txt}" "${asr_exp}/RESULTS.md" "${asr_exp}/images"; do
+        [ ! -e "${file}" ] || opts+=(--option "${file}")
+    done
+    "${run[@]}" -m espnet2.bin.pack asr --asr_train_config "${asr_exp}/config.yaml" \
+        --asr_model_file "${asr_exp}/${model}" "${opts[@]}" --outpath "${zip}"
+fi
+
+log "Finished in ${SECONDS} s"

@@ -1,0 +1,83 @@
+"""Run a module or a script as python3 does, with the plugin registered.
+
+    python3 -m espnet_gq -m espnet2.bin.asr_train --config conf/train.yaml ...
+    python3 -m espnet_gq path/to/script.py ...
+
+In an ESPnet recipe: ./run.sh --python "python3 -m espnet_gq". Worker processes see the
+plugin too.
+"""
+
+import importlib.util
+import os
+import sys
+import types
+
+import espnet_gq.espnet  # noqa: F401
+from espnet_gq.nn import GQConfigError
+
+USAGE = (
+    "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
+    "       python3 -m espnet_gq SCRIPT [ARG ...]\n"
+)
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"{USAGE}espnet_gq: {message}\n")
+    sys.exit(2)
+
+
+def _module_file(name: str):
+    """Return (code, file, package) of a module, or of a package's __main__."""
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            name += ".__main__"
+            spec = importlib.util.find_spec(name)
+    except ImportError as e:
+        _fail(f"no module named {name} ({e})")
+    if spec is None or not hasattr(spec.loader, "get_code"):
+        _fail(f"no module named {name}")
+    return spec.loader.get_code(name), spec.origin, spec.parent
+
+
+def _script(path: str):
+    try:
+        with open(path, "rb") as f:
+            return compile(f.read(), path, "exec")
+    except OSError as e:
+        _fail(f"cannot open {path} ({e.strerror})")
+
+
+def main() -> None:
+    """Run what the command line names in place of this program."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help"):
+        print(__doc__ + "\n" + USAGE)
+        sys.exit(0 if args else 2)
+    if args[0] == "-m":
+        if len(args) < 2:
+            _fail("-m needs a module name")
+        sys.path[0] = os.getcwd()
+        code, file, package = _module_file(args[1])
+        sys.argv = [file] + args[2:]
+    elif args[0].startswith("-"):
+        _fail(f"unknown option {args[0]}; allowed: -m, or options before '-m espnet_gq'")
+    else:
+        code, file, package = _script(args[0]), args[0], None
+        sys.path[0] = os.path.dirname(os.path.abspath(file))
+        sys.argv = args
+    program = types.ModuleType("__main__")
+    program.__file__ = file
+    program.__package__ = package
+    # A spawned process imports the main program by its spec's name before anything
+    # else: this one registers the plugin there as well.
+    program.__spec__ = importlib.util.find_spec("espnet_gq._worker")
+    sys.modules["__main__"] = program
+    try:
+        exec(code, program.__dict__)
+    except GQConfigError as e:
+        sys.exit(f"espnet_gq: error: {e}")
+
+
+if __name__ == "__main__":
+    main()

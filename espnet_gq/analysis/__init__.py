@@ -1,0 +1,1 @@
+"""Sensitivity, size reports, scoring."""

@@ -1,0 +1,64 @@
+"""Stage 5 for --token_type bpe: train a sentencepiece model and write tokens.txt.
+
+Writes DIR/train.txt, DIR/bpe.model, DIR/bpe.vocab and DIR/tokens.txt. The blank
+symbol is the first token and sos/eos the last, as ESPnet requires.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet_gq.espnet.datadir import read_table
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("text", nargs="+", help="Kaldi-style text files")
+    parser.add_argument("--dir", type=Path, required=True, help="output folder")
+    parser.add_argument("--nbpe", type=int, default=30, help="size of the vocabulary")
+    parser.add_argument("--bpemode", default="unigram", choices=("unigram", "bpe"))
+    parser.add_argument("--bpe_input_sentence_size", type=int, default=100000000)
+    parser.add_argument("--bpe_char_cover", type=float, default=1.0)
+    parser.add_argument("--bpe_nlsyms", default="", help="symbols, comma-separated")
+    parser.add_argument("--blank", default="<blank>", help="CTC blank symbol")
+    parser.add_argument("--oov", default="<unk>", help="out-of-vocabulary symbol")
+    parser.add_argument("--sos_eos", default="<sos/eos>", help="sos and eos symbol")
+    return parser
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Train the model and write the token list."""
+    import sentencepiece
+
+    args = get_parser().parse_args(cmd)
+    args.dir.mkdir(parents=True, exist_ok=True)
+    lines = [line for path in args.text for line in read_table(path).values()]
+    train_txt = args.dir / "train.txt"
+    train_txt.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(train_txt),
+            vocab_size=args.nbpe,
+            model_type=args.bpemode,
+            model_prefix=str(args.dir / "bpe"),
+            character_coverage=args.bpe_char_cover,
+            input_sentence_size=args.bpe_input_sentence_size,
+            user_defined_symbols=args.bpe_nlsyms,
+            minloglevel=1,
+        )
+    except RuntimeError as e:
+        sys.exit(f"token_list: sentencepiece refused --nbpe {args.nbpe}: {e}")
+    vocab = (args.dir / "bpe.vocab").read_text(encoding="utf-8").splitlines()
+    pieces = [line.split("\t")[0] for line in vocab]
+    tokens = [p for p in pieces if p not in ("<unk>", "<s>", "</s>")]
+    tokens = [args.blank, args.oov, *tokens, args.sos_eos]
+    (args.dir / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    print(f"{args.dir / 'tokens.txt'}: {len(tokens)} tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The training hook: advances the annealing and reports it.
+
+ESPnet's Trainer has no callbacks. Steps are counted by a hook of the optimizer, which
+runs once a real step: not within `accum_grad`, and not where AMP or a gradient that is
+not finite skips the step. Figures reach ESPnet's log, TensorBoard and `images/` with
+the first batch of a validation and every batch of training.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List
+
+import torch
+from espnet2.train.trainer import Trainer
+
+from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
+from espnet_gq.quantizer import GeneralQuantizer
+
+
+class _Observed:
+    """An iterator of batches that reports figures before it hands out a batch."""
+
+    def __init__(self, batches: Iterable, report: Callable[[int], None]):
+        self.batches = batches
+        self.report = report
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        for index, batch in enumerate(self.batches):
+            self.report(index)
+            yield batch
+
+
+def _quantizers(model: torch.nn.Module) -> List[GeneralQuantizer]:
+    return [m for m in model.modules() if isinstance(m, GeneralQuantizer)]
+
+
+class GQTrainer(Trainer):
+    """ESPnet's trainer; for a model with quantized layers, also its annealing.
+
+    Models without quantized layers train as with ESPnet's own trainer.
+    """
+
+    @classmethod
+    def run(cls, model, optimizers, trainer_options, **kwargs) -> None:
+        """Perform training; arguments as ESPnet's `Trainer.run`."""
+        handles = []
+        quantizers = _quantizers(model)
+        if quantizers:
+            checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
+            if not (trainer_options.resume and checkpoint.exists()):
+                cls._start(model, quantizers)
+            handles.append(
+                optimizers[0].register_step_post_hook(
+                    lambda *_: [q.advance() for q in quantizers]
+                )
+            )
+        try:
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                trainer_options=trainer_options,
+                **kwargs,
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @classmethod
+    def _start(cls, model, quantizers: List[GeneralQuantizer]) -> None:
+        """Begin a new annealing on the weights as they now are."""
+        for quantizer in quantizers:
+            quantizer.step = 0
+            quantizer.total_steps = quantizer.annealing.steps or 0
+        fit_quantizers(model)
+        weights = sum(w.numel() for _, w, _ in quantized_weights(model))
+        total = sum(p.numel() for p in model.parameters())
+        logging.info(
+            f"GQ: {len(quantizers)} tensors with {weights:,} of {total:,} parameters "
+            f"({100 * weights / total:.1f}%) quantized to "
+            f"{progress(model).effective_bits:.2f} bits"
+        )
+
+    @classmethod
+    def _set_total_steps(cls, quantizers, iterator, options) -> None:
+        """Let the annealing last as long as the training where nothing else is said.
+
+        Raises:
+            ValueError: If the length of an epoch is unknown.
+        """
+        if all(q.total_steps for q in quantizers):
+            return
+        try:
+            batches = len(iterator)
+        except TypeError:
+            raise ValueError(
+                "gq_conf.annealing: steps is not set and the length of an epoch is "
+                "unknown; allowed: a number of optimizer steps"
+            ) from None
+        total = max(batches // options.accum_grad * options.max_epoch, 1)
+        logging.info(f"GQ: annealing over {total} optimizer steps")
+        for quantizer in quantizers:
+            quantizer.total_steps = quantizer.total_steps or total
+
+    @classmethod
+    def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:
+        """Train one epoch; arguments as ESPnet's `Trainer.train_one_epoch`."""
+        quantizers = _quantizers(model)
+        if quantizers:
+            cls._set_total_steps(quantizers, iterator, options)
+
+            def report(index: int) -> None:
+                alphas = [q.alpha for q in quantizers]
+                reporter.register({"gq_temperature": sum(alphas) / len(alphas)})
+
+            iterator = _Observed(iterator, report)
+        return super().train_one_epoch(
+            model=model,
+            iterator=iterator,
+            reporter=reporter,
+            options=options,
+            **kwargs,
+        )
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, reporter, **kwargs) -> None:
+        """Validate; arguments as ESPnet's `Trainer.validate_one_epoch`."""
+        if _quantizers(model):
+
+            def report(index: int) -> None:
+                if index == 0:
+                    reporter.register(_figures(model))
+
+            iterator = _Observed(iterator, report)
+        super().validate_one_epoch(
+            model=model, iterator=iterator, reporter=reporter, **kwargs
+        )
+
+
+def _figures(model: torch.nn.Module) -> Dict[str, Any]:
+    return {f"gq_{k}": v for k, v in dataclasses.asdict(progress(model)).items()}

@@ -1,0 +1,217 @@
+"""`gq_conf`: which layers are quantized, and to how many bits."""
+
+import fnmatch
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from espnet_gq.quantizer.annealing import Annealing
+from espnet_gq.quantizer.general import FORWARDS, GRANULARITIES
+
+
+class GQConfigError(ValueError):
+    """A gq_conf that cannot be used: names the key, what was given, what is allowed."""
+
+
+def _check_keys(where: str, given: Mapping, allowed: List[str]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise GQConfigError(
+                f"{where}: unknown key '{key}'; allowed: {', '.join(allowed)}"
+            )
+
+
+def _check_bits(where: str, bits: Any) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+        raise GQConfigError(
+            f"{where}: bits is {bits!r}; allowed: a whole number from 1 to 8"
+        )
+
+
+def _check_choice(where: str, key: str, value: Any, allowed: Tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise GQConfigError(
+            f"{where}: {key} is {value!r}; allowed: {', '.join(allowed)}"
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings for the layers whose module name matches a pattern.
+
+    Args:
+        pattern: Shell pattern ("*" also crosses dots) for the name of the layer's
+            module inside the quantized one, such as "encoders.*.feed_forward.*".
+        bits: Bit width instead of the default. None: the default.
+        granularity: "tensor" or "channel" instead of the default. None: the default.
+        float: True leaves the layers unquantized.
+
+    Raises:
+        GQConfigError: If a value has the wrong type or is out of range.
+    """
+
+    pattern: str
+    bits: Optional[int] = None
+    granularity: Optional[str] = None
+    float: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.pattern, str) or not self.pattern:
+            raise GQConfigError(
+                f"gq_conf.rules: pattern is {self.pattern!r}; allowed: a module-name "
+                'pattern such as "encoders.0.*"'
+            )
+        where = f"gq_conf.rules, pattern '{self.pattern}'"
+        if self.bits is not None:
+            _check_bits(where, self.bits)
+        if self.granularity is not None:
+            _check_choice(where, "granularity", self.granularity, GRANULARITIES)
+        if not isinstance(self.float, bool):
+            raise GQConfigError(
+                f"{where}: float is {self.float!r}; allowed: true, false"
+            )
+        if self.float and (self.bits is not None or self.granularity is not None):
+            raise GQConfigError(
+                f"{where}: float: true goes with neither bits nor granularity; "
+                "allowed: one or the other"
+            )
+        if not self.float and self.bits is None and self.granularity is None:
+            raise GQConfigError(
+                f"{where}: nothing is set; allowed: bits, granularity or float: true"
+            )
+
+
+@dataclass(frozen=True)
+class GQConfig:
+    """How a module is quantized; the Python form of `gq_conf`.
+
+    Args:
+        bits: Default bit width, 1 to 8.
+        rules: Ordered rules (Rule, or dicts of its arguments); for each layer the
+            first one that matches decides, and the default where none does.
+        granularity: "tensor" or "channel" for all layers without a rule. None: by
+            bit width (channel below 4 bits).
+        forward: "soft", "hard", or "auto" (by bit width).
+        annealing: Schedule of the inverse temperature (Annealing, or a dict of its
+            arguments).
+        every: Quantize at every k-th optimizer step only.
+
+    Raises:
+        GQConfigError: If a key is unknown or a value has the wrong type or range.
+    """
+
+    bits: int = 5
+    rules: Tuple[Rule, ...] = ()
+    granularity: Optional[str] = None
+    forward: str = "auto"
+    annealing: Annealing = field(default_factory=Annealing)
+    every: int = 1
+
+    def __post_init__(self):
+        _check_bits("gq_conf", self.bits)
+        if self.granularity is not None:
+            _check_choice("gq_conf", "granularity", self.granularity, GRANULARITIES)
+        _check_choice("gq_conf", "forward", self.forward, FORWARDS)
+        every = self.every
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise GQConfigError(
+                f"gq_conf: every is {every!r}; allowed: a whole number from 1"
+            )
+        object.__setattr__(self, "annealing", _annealing(self.annealing))
+        object.__setattr__(self, "rules", _rules(self.rules))
+
+    @classmethod
+    def from_dict(cls, conf: Optional[Mapping[str, Any]]) -> "GQConfig":
+        """Build from the YAML form; None and {} give the defaults.
+
+        Raises:
+            GQConfigError: If a key is unknown or a value has the wrong type or range.
+        """
+        if conf is None:
+            return cls()
+        if not isinstance(conf, Mapping):
+            raise GQConfigError(
+                f"gq_conf is {conf!r}; allowed: a mapping such as {{bits: 5}}"
+            )
+        _check_keys("gq_conf", conf, [f.name for f in fields(cls)])
+        return cls(**conf)
+
+    def rule_for(self, name: str) -> Optional[Rule]:
+        """Return the first rule that matches a module name, or None."""
+        for rule in self.rules:
+            if fnmatch.fnmatchcase(name, rule.pattern):
+                return rule
+        return None
+
+    def quantizer_options(self, name: str) -> Optional[Dict[str, Any]]:
+        """Return the arguments of the layer's GeneralQuantizer, None to leave it."""
+        rule = self.rule_for(name)
+        if rule is not None and rule.float:
+            return None
+        options = dict(
+            bits=self.bits,
+            granularity=self.granularity,
+            forward=self.forward,
+            annealing=self.annealing,
+            every=self.every,
+        )
+        if rule is not None and rule.bits is not None:
+            options["bits"] = rule.bits
+        if rule is not None and rule.granularity is not None:
+            options["granularity"] = rule.granularity
+        return options
+
+
+def _annealing(value: Any) -> Annealing:
+    if isinstance(value, Annealing):
+        return value
+    if value is None:
+        return Annealing()
+    if not isinstance(value, Mapping):
+        raise GQConfigError(
+            f"gq_conf: annealing is {value!r}; allowed: a mapping such as "
+            "{start: 3, end: 50}"
+        )
+    allowed = {f.name: f.type for f in fields(Annealing)}
+    _check_keys("gq_conf.annealing", value, list(allowed))
+    for key, given in value.items():
+        whole = key in ("steps", "warmup_steps")
+        kind = str if key == "curve" else int if whole else (int, float)
+        if given is None and key in ("start", "end", "steps"):
+            continue
+        if isinstance(given, bool) or not isinstance(given, kind):
+            words = "text" if kind is str else "a whole number" if whole else "a number"
+            raise GQConfigError(
+                f"gq_conf.annealing: {key} is {given!r}; allowed: {words}"
+            )
+    try:
+        return Annealing(**value)
+    except ValueError as e:
+        raise GQConfigError(f"gq_conf.{e}") from None
+
+
+def _rules(value: Any) -> Tuple[Rule, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (str, Mapping)) or not isinstance(value, (list, tuple)):
+        raise GQConfigError(
+            f"gq_conf: rules is {value!r}; allowed: a list of mappings such as "
+            '[{pattern: "encoders.0.*", bits: 8}]'
+        )
+    rules = []
+    for item in value:
+        if isinstance(item, Rule):
+            rules.append(item)
+            continue
+        if not isinstance(item, Mapping):
+            raise GQConfigError(
+                f"gq_conf.rules: {item!r} is not a rule; allowed: a mapping such as "
+                '{pattern: "encoders.0.*", bits: 8}'
+            )
+        _check_keys("gq_conf.rules", item, [f.name for f in fields(Rule)])
+        if "pattern" not in item:
+            raise GQConfigError(
+                f"gq_conf.rules: {dict(item)!r} has no pattern; allowed: a mapping "
+                'such as {pattern: "encoders.0.*", bits: 8}'
+            )
+        rules.append(Rule(**item))
+    return tuple(rules)

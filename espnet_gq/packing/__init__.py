@@ -1,0 +1,36 @@
+"""Bit packing and the packed checkpoint's format."""
+
+from torch import nn
+
+from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.packing.checkpoint import (
+    PackedFormatError,
+    harden_state_dict,
+    is_packed,
+    load_state_dict,
+    pack_state_dict,
+    quantized_names,
+    save,
+    unpack_state_dict,
+)
+
+__all__ = [
+    "PackedFormatError",
+    "harden_state_dict",
+    "is_packed",
+    "load_state_dict",
+    "pack",
+    "pack_state_dict",
+    "quantized_names",
+    "save",
+    "unpack_state_dict",
+]
+
+
+def pack(module: nn.Module) -> dict:
+    """Return the packed state dict of a prepared module.
+
+    Quantizers that were never used are fitted first (post-training quantization).
+    """
+    fit_quantizers(module)
+    return pack_state_dict(module.state_dict())

@@ -1,0 +1,306 @@
+"""The packed checkpoint: bit-packed indices and their codebooks in one file.
+
+A packed checkpoint is a dict of plain tensors and primitives, so `torch.load` reads it
+with `weights_only=True`:
+
+    format   "espnet_gq.packed"
+    version  1
+    header   uint8 tensor: zlib-compressed JSON (UTF-8), see below
+    data     uint8 tensor: the contents of all tensors, in the order of the header
+    sha256   hexadecimal SHA-256 of header followed by data
+
+The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
+tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
+`scales` values of ln s (float32; 1, or one for each index of dimension 0) and the
+stream of indices (`bits.py`). Weight i of row r is s_r * c[index_i], with the codebook
+c of `espnet_gq.quantizer.mulaw` (computed in float64, rounded to float32). An entry of
+any other tensor is {"name", "shape", "dtype"} and holds its little-endian values. Every
+entry is filled with zeros to a multiple of 4 bytes.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
+
+import numpy as np
+import torch
+
+from espnet_gq._version import __version__
+from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
+from espnet_gq.quantizer.function import hard_indices, hard_quantize, scale_pair
+from espnet_gq.quantizer.mulaw import codebook
+
+FORMAT = "espnet_gq.packed"
+VERSION = 1
+MAX_HEADER = 64 * 2**20
+DTYPES = {
+    name: getattr(torch, name)
+    for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+}
+_QUANTIZER_KEYS = ("log_scale", "log_mu", "saved_state")
+
+StateDict = Dict[str, torch.Tensor]
+
+
+class PackedFormatError(ValueError):
+    """A packed checkpoint that cannot be read: says what is wrong with it."""
+
+
+def quantized_names(state: Mapping[str, torch.Tensor]) -> List[str]:
+    """Return the names of the quantized tensors of a QAT state dict."""
+    suffix = "_quantizer.saved_state"
+    return [k[: -len(suffix)] for k in state if k.endswith(suffix)]
+
+
+def _quantizer(state: Mapping[str, torch.Tensor], name: str):
+    """Return (bits, ln s, ln mu) of a quantized tensor."""
+    log_scale, log_mu, saved = (
+        state[f"{name}_quantizer.{key}"] for key in _QUANTIZER_KEYS
+    )
+    bits, fitted = (round(v) for v in saved.tolist()[:2])
+    if not fitted:
+        raise ValueError(
+            f"{name} has never been quantized in training; allowed: a checkpoint that "
+            "a training with a gq_ encoder, decoder or model wrote"
+        )
+    return bits, log_scale.float(), log_mu.float()
+
+
+def _is_quantizer_key(key: str, names: Set[str]) -> bool:
+    head, _, tail = key.rpartition("_quantizer.")
+    return tail in _QUANTIZER_KEYS and head in names
+
+
+def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
+    """Return the float state dict of a QAT one: snapped weights, float names.
+
+    Raises:
+        ValueError: If a quantizer was never fitted.
+    """
+    names = set(quantized_names(state))
+    hardened = {k: v for k, v in state.items() if not _is_quantizer_key(k, names)}
+    for name in names:
+        bits, log_scale, log_mu = _quantizer(state, name)
+        hardened[name] = hard_quantize(state[name], log_scale, log_mu, bits)
+    return hardened
+
+
+def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
+    """Return the packed form of a QAT state dict.
+
+    Raises:
+        ValueError: If the state dict has no quantized tensor, one was never fitted,
+            or a tensor has a type that the format does not know.
+    """
+    names = set(quantized_names(state))
+    if not names:
+        raise ValueError(
+            "the checkpoint has no quantized tensor; allowed: one that a training "
+            "with a gq_ encoder, decoder or model wrote"
+        )
+    entries, chunks = [], []
+    for key, tensor in state.items():
+        if _is_quantizer_key(key, names):
+            continue
+        tensor = tensor.detach().cpu()
+        if key in names:
+            bits, log_scale, log_mu = (
+                t.cpu() if torch.is_tensor(t) else t for t in _quantizer(state, key)
+            )
+            index = hard_indices(tensor, log_scale, log_mu, bits)
+            entry = {"bits": bits, "scales": log_scale.numel()}
+            content = (
+                log_mu.numpy().astype("<f4").tobytes()
+                + log_scale.numpy().astype("<f4").tobytes()
+                + pack_bits(index.numpy(), bits).tobytes()
+            )
+        else:
+            dtype = str(tensor.dtype).replace("torch.", "")
+            if dtype not in DTYPES:
+                raise ValueError(
+                    f"{key} has type {dtype}; allowed: {', '.join(DTYPES)}"
+                )
+            entry = {"dtype": dtype}
+            content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        entries.append({"name": key, "shape": list(tensor.shape), **entry})
+        chunks.append(content + bytes(-len(content) % 4))
+    header = json.dumps(
+        {"plugin": __version__, "tensors": entries}, separators=(",", ":")
+    )
+    header_bytes = zlib.compress(header.encode(), 9)
+    data = b"".join(chunks)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "header": torch.frombuffer(bytearray(header_bytes), dtype=torch.uint8),
+        "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+        "sha256": hashlib.sha256(header_bytes + data).hexdigest(),
+    }
+
+
+def is_packed(obj: Any) -> bool:
+    """Return whether an object read from a file claims to be a packed checkpoint."""
+    return isinstance(obj, Mapping) and obj.get("format") == FORMAT
+
+
+def _entries(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], np.ndarray]:
+    """Check a packed checkpoint and return its entries and data."""
+    version = packed.get("version")
+    if version != VERSION:
+        raise PackedFormatError(
+            f"format version {version!r}; this espnet_gq ({__version__}) reads {VERSION}"
+        )
+    for key in ("header", "data"):
+        value = packed.get(key)
+        if (
+            not torch.is_tensor(value)
+            or value.dtype != torch.uint8
+            or value.dim() != 1
+        ):
+            raise PackedFormatError(f"'{key}' is not a one-dimensional uint8 tensor")
+    header, data = packed["header"].cpu().numpy(), packed["data"].cpu().numpy()
+    digest = hashlib.sha256(header)
+    digest.update(data)
+    if digest.hexdigest() != packed.get("sha256"):
+        raise PackedFormatError("the checksum does not match: the file is damaged")
+    try:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(header.tobytes(), MAX_HEADER)
+        if not inflate.eof:
+            raise PackedFormatError("the header is too long or incomplete")
+        entries = json.loads(text)["tensors"]
+        assert isinstance(entries, list)
+    except PackedFormatError:
+        raise
+    except Exception as e:
+        raise PackedFormatError(f"the header cannot be read ({e})") from None
+    return entries, data
+
+
+def _count(value: Any, most: int = 2**40) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise PackedFormatError(f"{value!r} is not a count")
+    return value
+
+
+def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
+    """Return the QAT state dict of a packed checkpoint, weights on their centroids.
+
+    Raises:
+        PackedFormatError: If the checkpoint is damaged, hostile or of another version.
+    """
+    entries, data = _entries(packed)
+    state: StateDict = {}
+    offset = 0
+
+    def take(nbytes: int) -> np.ndarray:
+        nonlocal offset
+        if offset + nbytes > data.size:
+            raise PackedFormatError("the data end before the last tensor")
+        offset += nbytes
+        return data[offset - nbytes : offset]
+
+    for entry in entries:
+        try:
+            name, shape = entry["name"], tuple(_count(n) for n in entry["shape"])
+            numel = _count(math.prod(shape))
+            start = offset
+            if "bits" in entry:
+                bits, scales = _count(entry["bits"], 8), _count(entry["scales"])
+                if bits < 1 or scales not in (1, shape[0] if shape else 1):
+                    raise PackedFormatError(f"{bits} bits with {scales} scales")
+                log_mu, log_scale = (
+                    torch.from_numpy(take(4 * n).view("<f4").astype(np.float32))
+                    for n in (1, scales)
+                )
+                stream = take(packed_size(numel, bits))
+                index = torch.from_numpy(unpack_bits(stream, numel, bits))
+                c, _ = codebook(log_mu, bits)
+                scale, _ = scale_pair(log_scale, torch.float32)
+                rows = shape[0] if shape else 1
+                weight = scale * c[index.long().view(rows, -1)] if numel else c[:0]
+                state[name] = weight.view(shape)
+                state[f"{name}_quantizer.log_scale"] = log_scale
+                state[f"{name}_quantizer.log_mu"] = log_mu
+                state[f"{name}_quantizer.saved_state"] = torch.tensor(
+                    [float(bits), 1.0, 0.0, 0.0]
+                )
+            else:
+                if entry["dtype"] not in DTYPES:
+                    raise PackedFormatError(f"unknown type {entry['dtype']!r}")
+                dtype = DTYPES[entry["dtype"]]
+                raw = take(numel * dtype.itemsize).copy()
+                state[name] = torch.from_numpy(raw).view(dtype).view(shape)
+            take(-(offset - start) % 4)
+        except PackedFormatError as e:
+            label = entry.get("name") if isinstance(entry, dict) else None
+            raise PackedFormatError(f"tensor {label!r}: {e}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
+    if offset != data.size:
+        raise PackedFormatError(f"{data.size - offset} bytes follow the last tensor")
+    return state
+
+
+def save(obj: Any, path: Union[str, Path]) -> None:
+    """Write with `torch.save` to a temporary name beside `path`, then move into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="." + path.name)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            torch.save(obj, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load_state_dict(path: Union[str, Path], mmap: Optional[bool] = None) -> Any:
+    """Read a checkpoint's state dict without running code from it.
+
+    Args:
+        path: A file of `torch.save`: float, QAT, packed, or ESPnet's checkpoint.pth.
+        mmap: Map the file instead of reading it (None: as torch does).
+
+    Returns:
+        The state dict, or the packed dict (see `is_packed`).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such a checkpoint.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        obj = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); allowed: "
+            "a file of plain tensors written by torch.save"
+        ) from None
+    if is_packed(obj):
+        return obj
+    if isinstance(obj, Mapping) and isinstance(obj.get("model"), Mapping):
+        obj = obj["model"]
+    if not isinstance(obj, Mapping) or not all(torch.is_tensor(v) for v in obj.values()):
+        raise ValueError(
+            f"{path} does not hold a state dict; allowed: a dict of tensors as ESPnet "
+            "writes it"
+        )
+    return obj

@@ -1,0 +1,6 @@
+"""The mathematics of the General Quantizer. Depends on torch alone."""
+
+from espnet_gq.quantizer.annealing import Annealing
+from espnet_gq.quantizer.general import GeneralQuantizer
+
+__all__ = ["Annealing", "GeneralQuantizer"]

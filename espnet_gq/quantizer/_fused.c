@@ -1,0 +1,236 @@
+/* One fused pass of the quantizer over a float32 weight matrix, on the CPU.
+ *
+ * Same mathematics and names as assignment.py, which documents them. Plain C with a C
+ * interface: no Python or torch headers, so one build serves every release of both.
+ * On x86-64 the instruction set is chosen at run time; elsewhere the compiler's
+ * vectors of four are used.
+ *
+ * Work is cut into blocks of one row or a part of it. Sums are taken block by block
+ * and added in order, so results do not depend on the number of threads.
+ */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define BLOCK 4096 /* weights a block */
+#define OVERSHOOT 4.0f
+#define MAX_THREADS 256
+#define TABLE (256 + 64) /* paddings on both sides, and room to read past the end */
+
+enum { SOFT = 0, HARD = 1 };
+
+typedef struct {
+    const float *w;     /* (rows, cols) */
+    const float *grad;  /* (rows, cols), NULL in the forward pass */
+    float *out;         /* (rows, cols): quantized weights, or their gradient */
+    const float *scale; /* (rows) or (1) */
+    const float *inv_scale;
+    double *sum_scale, *sum_mu; /* (blocks), backward only */
+    int64_t rows, cols, blocks_per_row;
+    float alpha, q2; /* q2 = exp(-2 alpha) */
+    int bits, per_row, mode;
+    float c[TABLE], dc[TABLE]; /* centroid j is c[j + 1]; dc = d c / d ln mu */
+    float coarse[64];          /* the centroids, every 2^(bits-5)-th above 5 bits */
+} pass_t;
+
+typedef struct {
+    int64_t begin, n, block;
+    float s, inv;
+} span_t;
+
+INLINE span_t span(const pass_t *p, int64_t block) {
+    int64_t row = block / p->blocks_per_row, part = block % p->blocks_per_row;
+    span_t r;
+    r.block = block;
+    r.begin = row * p->cols + part * BLOCK;
+    r.n = p->cols - part * BLOCK < BLOCK ? p->cols - part * BLOCK : BLOCK;
+    r.s = p->scale[p->per_row ? row : 0];
+    r.inv = p->inv_scale[p->per_row ? row : 0];
+    return r;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define X86 1
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
+#define LANES 16
+#define NAME(x) x##_avx512
+INLINE __m512 lookup_avx512(const float *table, __m512i k, const int bits) {
+    if (bits <= 4) return _mm512_permutexvar_ps(k, _mm512_loadu_ps(table));
+    if (bits == 5)
+        return _mm512_permutex2var_ps(_mm512_loadu_ps(table), k,
+                                      _mm512_loadu_ps(table + 16));
+    return _mm512_i32gather_ps(k, table, 4);
+}
+#define LOOKUP(table, k, bits)                                                         \
+    ((vf_avx512)lookup_avx512((table), (__m512i)(k), (bits)))
+#include "_fused_kernel.h"
+#undef LANES
+#undef NAME
+#undef LOOKUP
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LANES 8
+#define NAME(x) x##_avx2
+INLINE __m256 lookup_avx2(const float *table, __m256i k, const int bits) {
+    if (bits <= 3) return _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), k);
+    return _mm256_i32gather_ps(table, k, 4);
+}
+#define LOOKUP(table, k, bits) ((vf_avx2)lookup_avx2((table), (__m256i)(k), (bits)))
+#include "_fused_kernel.h"
+#undef LANES
+#undef NAME
+#undef LOOKUP
+#pragma GCC pop_options
+#endif
+
+#define LANES 4
+#define NAME(x) x##_generic
+typedef float lookup_vf __attribute__((vector_size(16)));
+typedef int32_t lookup_vi __attribute__((vector_size(16)));
+INLINE lookup_vf lookup_generic(const float *table, lookup_vi k) {
+    return (lookup_vf){table[k[0]], table[k[1]], table[k[2]], table[k[3]]};
+}
+#define LOOKUP(table, k, bits) ((vf_generic)lookup_generic((table), (lookup_vi)(k)))
+#include "_fused_kernel.h"
+
+typedef void (*run_t)(const pass_t *, int64_t, int64_t);
+
+/* Instruction sets by number: 0 generic, 1 AVX2, 2 AVX-512. */
+static run_t choose(int isa) {
+#ifdef X86
+    if (isa >= 2) return run_blocks_avx512;
+    if (isa == 1) return run_blocks_avx2;
+#endif
+    (void)isa;
+    return run_blocks_generic;
+}
+
+int gq_best_isa(void) {
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+typedef struct {
+    const pass_t *p;
+    run_t run;
+    int64_t first, end;
+} share_t;
+
+static void *run_share(void *arg) {
+    share_t *s = arg;
+    s->run(s->p, s->first, s->end);
+    return NULL;
+}
+
+static void run(const pass_t *p, run_t kernel, int64_t blocks, int threads) {
+    pthread_t ids[MAX_THREADS];
+    share_t shares[MAX_THREADS];
+    int started = 0;
+    /* A thread costs some 20 microseconds: not worth it below 16,000 weights each. */
+    int64_t most = p->rows * p->cols / (4 * BLOCK);
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    if (threads > most) threads = (int)most;
+    if (threads > blocks) threads = (int)blocks;
+    if (threads < 1) threads = 1;
+    for (int i = 0; i < threads; ++i) {
+        shares[i] =
+            (share_t){p, kernel, blocks * i / threads, blocks * (i + 1) / threads};
+        if (i + 1 == threads) {
+            run_share(&shares[i]);
+        } else if (pthread_create(&ids[i], NULL, run_share, &shares[i]) == 0) {
+            started = i + 1;
+        } else { /* no thread to be had: do the rest here */
+            shares[i].end = blocks;
+            run_share(&shares[i]);
+            break;
+        }
+    }
+    for (int i = 0; i < started; ++i) pthread_join(ids[i], NULL);
+}
+
+static float exp_minus_2(float alpha) {
+    return exp_negative_generic((vf_generic){0} - 2.0f * alpha)[0];
+}
+
+/* Fill what both directions share. Returns the number of blocks. */
+static int64_t prepare(pass_t *p, const float *c, int64_t rows, int64_t cols) {
+    const int levels = 1 << p->bits, coarse = p->bits > 5 ? 5 : p->bits;
+    p->rows = p->per_row ? rows : 1;
+    p->cols = p->per_row ? cols : rows * cols;
+    p->blocks_per_row = (p->cols + BLOCK - 1) / BLOCK;
+    p->q2 = exp_minus_2(p->alpha);
+    memset(p->c, 0, sizeof p->c);
+    memset(p->dc, 0, sizeof p->dc);
+    memset(p->coarse, 0, sizeof p->coarse);
+    memcpy(p->c + 1, c, (size_t)levels * sizeof(float));
+    for (int i = 0; i < 1 << coarse; ++i) p->coarse[i] = c[i << (p->bits - coarse)];
+    return p->rows * p->blocks_per_row;
+}
+
+/* w, out: (rows, cols); scale, inv_scale: (rows) when per_row, else (1); c: (2^bits).
+ * isa: as gq_best_isa() returns, or a smaller number. Returns 0, or 1 when an argument
+ * is out of range. */
+int gq_forward(const float *w, float *out, const float *scale, const float *inv_scale,
+               const float *c, int64_t rows, int64_t cols, int per_row, int bits,
+               int mode, float alpha, int threads, int isa) {
+    if (rows < 0 || cols < 0 || bits < 1 || bits > 8 || isa > gq_best_isa()) return 1;
+    if (rows == 0 || cols == 0) return 0;
+    pass_t p = {.w = w, .out = out, .scale = scale, .inv_scale = inv_scale};
+    p.alpha = alpha;
+    p.bits = bits;
+    p.per_row = per_row;
+    p.mode = mode;
+    run(&p, choose(isa), prepare(&p, c, rows, cols), threads);
+    return 0;
+}
+
+/* grad_scale: (rows) when per_row, else (1): gradient for ln s. grad_mu: (1): for
+ * ln mu. dc: (2^bits). Returns 0, 1 when an argument is out of range, 2 when memory
+ * for the sums is lacking. */
+int gq_backward(const float *w, const float *grad, float *out, float *grad_scale,
+                float *grad_mu, const float *scale, const float *inv_scale,
+                const float *c, const float *dc, int64_t rows, int64_t cols,
+                int per_row, int bits, int mode, float alpha, int threads, int isa) {
+    if (rows < 0 || cols < 0 || bits < 1 || bits > 8 || isa > gq_best_isa()) return 1;
+    for (int64_t r = 0; r < (per_row ? rows : 1); ++r) grad_scale[r] = 0.0f;
+    *grad_mu = 0.0f;
+    if (rows == 0 || cols == 0) return 0;
+    pass_t p = {.w = w, .grad = grad, .out = out, .scale = scale,
+                .inv_scale = inv_scale};
+    p.alpha = alpha;
+    p.bits = bits;
+    p.per_row = per_row;
+    p.mode = mode;
+    int64_t blocks = prepare(&p, c, rows, cols);
+    memcpy(p.dc + 1, dc, ((size_t)1 << bits) * sizeof(float));
+    double *sums = malloc(2 * (size_t)blocks * sizeof(double));
+    if (!sums) return 2;
+    p.sum_scale = sums;
+    p.sum_mu = sums + blocks;
+    run(&p, choose(isa), blocks, threads);
+    double total_mu = 0.0;
+    for (int64_t r = 0; r < p.rows; ++r) {
+        double total = 0.0;
+        for (int64_t b = r * p.blocks_per_row; b < (r + 1) * p.blocks_per_row; ++b) {
+            total += p.sum_scale[b];
+            total_mu += p.sum_mu[b];
+        }
+        grad_scale[r] = (float)total;
+    }
+    *grad_mu = (float)total_mu;
+    free(sums);
+    return 0;
+}

@@ -1,0 +1,152 @@
+"""The quantizer as an autograd function with O(numel) memory at every bit width.
+
+Only the weights themselves (already held as a parameter), ln s and ln mu are kept for
+the backward pass; everything else is computed again there.
+"""
+
+from typing import Tuple
+
+import torch
+
+from espnet_gq.quantizer import assignment, fused, triton_kernel
+from espnet_gq.quantizer.mulaw import codebook
+
+SOFT, HARD = fused.SOFT, fused.HARD
+
+
+def _work(w: torch.Tensor) -> torch.Tensor:
+    """Return w as a (rows, cols) matrix in the type the mathematics runs in."""
+    w = w.detach()
+    w = w.reshape(w.shape[0] if w.dim() > 0 else 1, -1)
+    return w if w.dtype == torch.float64 else w.float()
+
+
+def scale_pair(
+    log_scale: torch.Tensor, dtype: torch.dtype
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return s and 1 / s, shape (rows, 1) or (1, 1).
+
+    The exponential is taken in float64 and rounded, so that every machine reads the
+    same s from a packed ln s.
+    """
+    scale = log_scale.detach().double().exp().to(dtype).view(-1, 1)
+    return scale, scale.reciprocal()
+
+
+def hard_quantize(
+    w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
+) -> torch.Tensor:
+    """Return w with every value moved to its nearest centroid; no gradient."""
+    work = _work(w)
+    c, _ = codebook(log_mu, bits, work.dtype)
+    scale, inverse = scale_pair(log_scale, work.dtype)
+    if fused.usable(work):
+        out = fused.forward(work, scale, inverse, c, HARD)
+    elif triton_kernel.usable(work):
+        out = triton_kernel.forward(work, scale, inverse, c, HARD)
+    else:
+        out = assignment.hard_forward(work, scale, inverse, c)
+    return out.to(w.dtype).view(w.shape)
+
+
+def hard_indices(
+    w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
+) -> torch.Tensor:
+    """Return the index of the nearest centroid of each weight, uint8, shape of w."""
+    work = _work(w)
+    c, _ = codebook(log_mu, bits, work.dtype)
+    _, inverse = scale_pair(log_scale, work.dtype)
+    return assignment.hard_index(work * inverse, c).to(torch.uint8).view(w.shape)
+
+
+class FakeQuantize(torch.autograd.Function):
+    """w, ln s, ln mu -> quantized weights. See `fake_quantize`."""
+
+    @staticmethod
+    def forward(ctx, w, log_scale, log_mu, bits, mode, alpha):
+        work = _work(w)
+        c, _ = codebook(log_mu, bits, work.dtype)
+        scale, inverse = scale_pair(log_scale, work.dtype)
+        if fused.usable(work):
+            out = fused.forward(work, scale, inverse, c, mode, alpha)
+        elif triton_kernel.usable(work):
+            out = triton_kernel.forward(work, scale, inverse, c, mode, alpha)
+        elif mode == SOFT:
+            out = assignment.soft_forward(work, scale, inverse, c, alpha)
+        else:
+            out = assignment.hard_forward(work, scale, inverse, c)
+        ctx.save_for_backward(w, log_scale, log_mu)
+        ctx.options = (bits, mode, alpha)
+        return out.to(w.dtype).view(w.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        w, log_scale, log_mu = ctx.saved_tensors
+        bits, mode, alpha = ctx.options
+        work = _work(w)
+        grad = grad.reshape(work.shape).to(work.dtype)
+        c, dc = codebook(log_mu, bits, work.dtype)
+        scale, inverse = scale_pair(log_scale, work.dtype)
+        if fused.usable(work):
+            grads = fused.backward(grad, work, scale, inverse, c, dc, mode, alpha)
+        elif triton_kernel.usable(work):
+            grads = triton_kernel.backward(
+                grad, work, scale, inverse, c, dc, mode, alpha
+            )
+        else:
+            chosen = (
+                assignment.soft_backward if mode == SOFT else assignment.hard_backward
+            )
+            grads = chosen(grad, work, scale, inverse, c, dc, alpha)
+        return (
+            grads[0].to(w.dtype).view(w.shape),
+            grads[1].to(log_scale.dtype).view(log_scale.shape),
+            grads[2].to(log_mu.dtype).view(log_mu.shape),
+            None,
+            None,
+            None,
+        )
+
+
+def fake_quantize(
+    w: torch.Tensor,
+    log_scale: torch.Tensor,
+    log_mu: torch.Tensor,
+    bits: int,
+    mode: int,
+    alpha: float,
+) -> torch.Tensor:
+    """Quantize weights in a way that trains.
+
+    Args:
+        w: Weights of any shape; dimension 0 is the output channel. The mathematics
+            runs in float32 (float64 for float64 weights) whatever autocast says.
+        log_scale: ln s, shape (1,) or (w.shape[0],).
+        log_mu: ln mu, one element.
+        bits: Bit width, 1 to 8.
+        mode: SOFT (soft forward and its own gradient) or HARD (nearest centroid
+            forward, slope of the soft assignment backward).
+        alpha: Inverse temperature of the soft assignment.
+
+    Returns:
+        Tensor of the shape and type of w.
+    """
+    return FakeQuantize.apply(w, log_scale, log_mu, bits, mode, float(alpha))
+
+
+class GradientScale(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant.
+
+    LSQ (arXiv 1902.08153, section 2.2) scales the gradient of a quantizer's parameters,
+    a sum over all weights, so that it does not dominate the norm of the whole gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
