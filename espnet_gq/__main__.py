@@ -13,6 +13,7 @@ import sys
 import types
 
 import espnet_gq.espnet  # noqa: F401
+from espnet_gq._worker import PROGRAM
 from espnet_gq.nn import GQConfigError
 
 USAGE = (
@@ -71,6 +72,7 @@ def main() -> None:
     program.__package__ = package
     # A spawned process imports the main program by its spec's name before anything
     # else: this one registers the plugin there as well.
+    os.environ[PROGRAM] = os.path.abspath(file)
     program.__spec__ = importlib.util.find_spec("espnet_gq._worker")
     sys.modules["__main__"] = program
     try:

@@ -6,9 +6,11 @@ does for a program it runs itself.
 
 import os
 import runpy
-import sys
 
 import espnet_gq.espnet  # noqa: F401
 
-if __name__ == "__mp_main__" and os.path.isfile(sys.argv[0]):
-    globals().update(runpy.run_path(sys.argv[0], run_name="__mp_main__"))
+PROGRAM = "ESPNET_GQ_PROGRAM"
+"""Environment variable by which the launcher hands its program's file to workers."""
+
+if __name__ == "__mp_main__" and os.path.isfile(os.environ.get(PROGRAM, "")):
+    globals().update(runpy.run_path(os.environ[PROGRAM], run_name="__mp_main__"))

@@ -279,13 +279,11 @@ run_jobs() { # run_jobs NJ LOG COMMAND...: JOB is replaced by the number of the 
     done
 }
 
-show_decoding() { # show_decoding LOGDIR TOTAL PID: prints a counter until PID ends
-    local done_utts
-    while kill -0 "$3" 2> /dev/null; do
-        sleep 5
-        done_utts=$(cat "$1"/asr_inference.*.log 2> /dev/null | grep -c 'best hypo:' \
-            || true)
-        echo "  ${done_utts}/$2 utterances decoded"
+show_decoding() { # show_decoding LOGDIR TOTAL: prints a counter until it is killed
+    local count
+    while sleep 10; do
+        count=$(cat "$1"/asr_inference.*.log | grep -c 'best hypo:' || true)
+        echo "  ${count}/$2 utterances decoded"
     done
 }
 
@@ -299,7 +297,7 @@ show_training() { # show_training LOG PID: prints a line an epoch until PID ends
             echo "  epoch ${BASH_REMATCH[1]}: train $(figures "${train}" loss acc)" \
                 "| valid $(figures "${valid}" loss acc cer_ctc) |" \
                 "$(figures "${train}" time)"
-        done &
+        done
 }
 
 figures() { # figures TEXT NAME...: prints NAME=value for each, as found in TEXT
@@ -441,8 +439,10 @@ if runs 11; then
         --fold_length "${asr_text_fold_length}" \
         --output_dir "${asr_exp}" ${asr_args} &
     training=$!
-    show_training "${asr_exp}/train.log" "${training}"
+    show_training "${asr_exp}/train.log" "${training}" &
+    follower=$!
     wait "${training}" || exit 1
+    wait "${follower}"
 fi
 
 if runs 12; then
@@ -472,8 +472,10 @@ if runs 12; then
             --asr_model_file "${asr_exp}/${inference_asr_model}" \
             --output_dir "${logdir}/output.JOB" ${inference_args} &
         decoding=$!
-        show_decoding "${logdir}" "${total}" "${decoding}" &
+        show_decoding "${logdir}" "${total}" &
+        follower=$!
         wait "${decoding}" || exit 1
+        kill "${follower}"
         for file in token token_int score text; do
             if [ -f "${logdir}/output.1/1best_recog/${file}" ]; then
                 sort -k1 "${logdir}"/output.*/1best_recog/"${file}" > "${dir}/${file}"

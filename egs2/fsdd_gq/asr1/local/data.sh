@@ -6,7 +6,7 @@
 #   3. ../shared/data next to the project
 # where DIR is the Free Spoken Digit Dataset (recordings/0_george_0.wav ...), a folder
 # with an fsdd/ of that kind inside, or single digits in LibriSpeech layout.
-# Other options go to join_digits.py.
+# --find prints the folder found and ends. Other options go to join_digits.py.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -38,7 +38,10 @@ if [ -z "${corpus}" ]; then
     exit 1
 fi
 
+if [ "${1:-}" = --find ]; then
+    echo "${corpus}"
+    exit 0
+fi
 echo "local/data.sh: recordings from ${corpus}"
 mkdir -p data
 python3 local/join_digits.py "${corpus}" data "$@"
-echo "${corpus}" > data/source

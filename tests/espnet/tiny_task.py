@@ -1,0 +1,158 @@
+"""A tiny real ASR task: spoken digits, a two-block Conformer, ESPnet's own trainer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import soundfile
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FSDD = ROOT.parent / "shared" / "data" / "fsdd" / "recordings"
+SYNTHETIC = ROOT / "egs2" / "fsdd_gq" / "asr1" / "synthetic"
+WORDS = "zero one two three four five six seven eight nine".split()
+TOKENS = ["<blank>", "<unk>", *WORDS, "<sos/eos>"]
+
+
+def recordings():
+    """Yield (id, path, word) of real recordings, or of the shipped synthetic ones."""
+    if FSDD.is_dir():
+        for path in sorted(FSDD.glob("*_[5-9].wav")):
+            yield path.stem, path, WORDS[int(path.stem.split("_")[0])]
+        return
+    for transcript in sorted(SYNTHETIC.rglob("*.trans.txt")):
+        for line in transcript.read_text().splitlines():
+            name, word = line.split()
+            yield name, transcript.parent / f"{name}.flac", word.lower()
+
+
+CONFIG = {
+    "encoder": "gq_conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 2,
+        "macaron_style": True,
+        "rel_pos_type": "latest",
+        "cnn_module_kernel": 7,
+        "gq_conf": {"bits": 5},
+    },
+    "decoder": "gq_transformer",
+    "decoder_conf": {
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 1,
+        "gq_conf": {"bits": 4},
+    },
+    "model": "gq_espnet",
+    "model_conf": {"ctc_weight": 0.3, "gq_conf": {"bits": 8}},
+    "frontend_conf": {"fs": 8000, "n_fft": 256, "hop_length": 128, "n_mels": 20},
+    "normalize": "utterance_mvn",
+    "batch_type": "unsorted",
+    "batch_size": 4,
+    "max_epoch": 2,
+    "optim": "adam",
+    "optim_conf": {"lr": 0.002},
+    "num_workers": 0,
+    "num_att_plot": 0,
+    "use_tensorboard": True,
+    "log_interval": 1,
+    "seed": 3,
+    "keep_nbest_models": 2,
+    "best_model_criterion": [["valid", "acc", "max"]],
+}
+
+
+class Task:
+    """A folder with a data set; trains and decodes in processes of its own."""
+
+    def __init__(self, path: Path, train: int = 40, valid: int = 4):
+        self.path = path
+        items = list(recordings())
+        step = max(1, len(items) // (train + valid))
+        items = items[::step][: train + valid]
+        for split, part in (("train", items[valid:]), ("valid", items[:valid])):
+            folder = path / split
+            folder.mkdir(parents=True)
+            with (
+                open(folder / "wav.scp", "w") as scp,
+                open(folder / "text", "w") as text,
+                open(folder / "speech_shape", "w") as shape,
+            ):
+                for name, wav, word in sorted(part):
+                    scp.write(f"{name} {wav}\n")
+                    text.write(f"{name} {word}\n")
+                    shape.write(f"{name} {soundfile.info(str(wav)).frames}\n")
+        (path / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+
+    def config(self, name: str = "train.yaml", **changes) -> Path:
+        """Write a configuration; `a__b=c` sets a nested key."""
+        config = yaml.safe_load(yaml.safe_dump(CONFIG))
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            target = config
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[last] = value
+        (self.path / name).write_text(yaml.safe_dump(config))
+        return self.path / name
+
+    def arguments(self, config: Path, output: str, *extra: str):
+        """Return the command line of a training."""
+        data = []
+        for split in ("train", "valid"):
+            folder = self.path / split
+            data += [
+                f"--{split}_data_path_and_name_and_type={folder}/wav.scp,speech,sound",
+                f"--{split}_data_path_and_name_and_type={folder}/text,text,text",
+                f"--{split}_shape_file={folder}/speech_shape",
+            ]
+        return [
+            *[sys.executable, "-m", "espnet_gq", "-m", "espnet2.bin.asr_train"],
+            *["--config", str(config), "--output_dir", str(self.path / output)],
+            *["--token_type", "word", "--token_list", str(self.path / "tokens.txt")],
+            *["--ngpu", "0", "--resume", "true", *data, *extra],
+        ]
+
+    def train(self, config: Path, output: str, *extra: str, check: bool = True):
+        """Train to the end; returns the completed process."""
+        return run(self.arguments(config, output, *extra), check=check)
+
+    def decode(self, config: Path, model: Path, output: str, launcher=True, check=True):
+        """Decode the validation set; returns {utterance: text}."""
+        done = run(
+            [
+                *[sys.executable, *(["-m", "espnet_gq"] if launcher else [])],
+                *["-m", "espnet2.bin.asr_inference", "--asr_train_config", str(config)],
+                *["--asr_model_file", str(model), "--ngpu", "0", "--beam_size", "2"],
+                *["--data_path_and_name_and_type"],
+                f"{self.path}/valid/wav.scp,speech,sound",
+                *["--output_dir", str(self.path / output)],
+            ],
+            check=check,
+        )
+        if not check:
+            return done
+        folder = self.path / output / "1best_recog"
+        return {f: (folder / f).read_text() for f in ("text", "token", "score")}
+
+
+def environment(**extra: str):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **extra}
+
+
+def run(command, check=True, **options):
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=400,
+        **options,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+

@@ -1,0 +1,94 @@
+"""The fused CPU pass against the plain PyTorch path, on every instruction set."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_gq.quantizer import assignment, fused
+from espnet_gq.quantizer.function import scale_pair
+from espnet_gq.quantizer.mulaw import codebook
+
+pytestmark = pytest.mark.skipif(
+    not fused.available(), reason="the fused library was not built here (no compiler?)"
+)
+
+
+def isas():
+    return range(fused.best_isa() + 1) if fused.available() else [0]
+
+
+def inputs(seed, rows, cols, bits, per_row, mu=8.0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(rows, cols, generator=generator) * 0.4
+    grad = torch.randn(rows, cols, generator=generator)
+    log_scale = torch.randn(rows if per_row else 1, generator=generator) * 0.3
+    scale, inverse = scale_pair(log_scale, torch.float32)
+    c, dc = codebook(torch.tensor([mu]).log(), bits)
+    return [t.to(dtype) for t in (w, grad, scale, inverse, c, dc)]
+
+
+@pytest.mark.parametrize("isa", isas())
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(0, 9),
+    cols=st.sampled_from([0, 1, 3, 15, 16, 17, 33, 64, 130, 5000]),
+    bits=st.integers(1, 8),
+    per_row=st.booleans(),
+    alpha=st.floats(1.0, 80.0),
+    mu=st.floats(0.01, 1000.0),
+)
+def test_same_results_as_plain_pytorch(isa, seed, rows, cols, bits, per_row, alpha, mu):
+    w, grad, scale, inverse, c, dc = inputs(seed, rows, cols, bits, per_row, mu)
+    if per_row and rows == 0:
+        return
+    hard = fused.forward(w, scale, inverse, c, fused.HARD, isa=isa)
+    assert torch.equal(hard, assignment.hard_forward(w, scale, inverse, c))
+    # Soft values and gradients against float64: nearly all of the difference is the
+    # rounding of the position between two centroids, alpha * 2^-23 / gap of it.
+    exact = [t.double() for t in (w, grad, scale, inverse, c, dc)]
+    soft = fused.forward(w, scale, inverse, c, fused.SOFT, alpha, isa)
+    expected = assignment.soft_forward(exact[0], *exact[2:5], alpha)
+    torch.testing.assert_close(soft.double(), expected, rtol=1e-4, atol=2e-5)
+    for mode, function in (
+        (fused.SOFT, assignment.soft_backward),
+        (fused.HARD, assignment.hard_backward),
+    ):
+        ours = fused.backward(grad, w, scale, inverse, c, dc, mode, alpha, isa)
+        theirs = function(exact[1], exact[0], *exact[2:], alpha)
+        # A weight at a kink of the coordinate may be put on its other side.
+        close = torch.isclose(ours[0].double(), theirs[0], rtol=1e-2, atol=1e-2)
+        assert close.double().mean() >= 0.99 or w.numel() < 200 and (~close).sum() <= 2
+        size = float(w.numel()) ** 0.5 + 1
+        assert ((ours[1] - theirs[1]).abs() <= 0.05 * size).all()
+        assert abs(float(ours[2] - theirs[2])) <= 0.05 * size
+
+
+@pytest.mark.parametrize("mode", [fused.SOFT, fused.HARD])
+def test_results_do_not_depend_on_the_number_of_threads(mode):
+    w, grad, scale, inverse, c, dc = inputs(0, 64, 4096, 5, False)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(
+                [
+                    fused.forward(w, scale, inverse, c, mode, 7.0),
+                    *fused.backward(grad, w, scale, inverse, c, dc, mode, 7.0),
+                ]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_a_nan_stays_a_nan_and_spoils_no_neighbour():
+    w, _, scale, inverse, c, _ = inputs(0, 1, 40, 5, False)
+    w[0, 7] = float("nan")
+    for mode in (fused.SOFT, fused.HARD):
+        for isa in isas():
+            out = fused.forward(w, scale, inverse, c, mode, 7.0, isa)
+            assert torch.isnan(out[0]).nonzero().tolist() == [[7]]

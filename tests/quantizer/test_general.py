@@ -1,0 +1,178 @@
+"""One quantizer's life: fit, anneal, evaluate, save, load, average."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from espnet_gq.quantizer import Annealing, GeneralQuantizer
+from espnet_gq.quantizer.fit import fit
+from espnet_gq.quantizer.function import hard_quantize
+
+
+def weights(seed=0, shape=(32, 48)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_evaluation_uses_at_most_two_to_the_bits_values(bits, granularity):
+    quantizer = GeneralQuantizer(bits, 32, granularity).eval()
+    out = quantizer(weights())
+    rows = out if granularity == "channel" else out.view(1, -1)
+    assert max(row.unique().numel() for row in rows) <= 2**bits
+    centroids = quantizer.centroids().view(-1, 2**bits)
+    assert all(torch.isin(row, z).all() for row, z in zip(rows, centroids))
+
+
+def test_fit_finds_the_least_squared_error_at_one_bit():
+    w = weights()
+    log_scale, _ = fit(w, 1, per_channel=False)
+    assert float(log_scale.exp()) == pytest.approx(float(w.abs().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_fit_beats_the_naive_start_on_heavy_tails(bits):
+    w = torch.distributions.Laplace(0.0, 0.1).sample((64, 64))
+    log_scale, log_mu = fit(w, bits, per_channel=False)
+    fitted = (hard_quantize(w, log_scale, log_mu, bits) - w).square().sum()
+    naive_scale = w.abs().max().log().view(1)
+    for mu in (1e-3, 255.0):
+        naive = hard_quantize(w, naive_scale, torch.tensor([mu]).log(), bits)
+        assert fitted < (naive - w).square().sum()
+
+
+@pytest.mark.parametrize(
+    "w",
+    [
+        torch.zeros(4, 4),
+        torch.full((4, 4), 0.3),
+        torch.full((1, 1), -2.0),
+        weights() * 1e-30,
+        weights() * 1e30,
+    ],
+    ids=["zero", "constant", "single", "tiny", "huge"],
+)
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_degenerate_tensors_train(w, bits):
+    quantizer = GeneralQuantizer(bits, w.shape[0])
+    leaf = w.clone().requires_grad_()
+    quantizer(leaf).sum().backward()
+    assert torch.isfinite(leaf.grad).all()
+    assert torch.isfinite(quantizer.log_scale.grad).all()
+    error = (quantizer.eval()(w) - w).abs().max()
+    assert error <= w.abs().max() + 1e-20
+
+
+def test_fitting_weights_that_are_not_finite_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        GeneralQuantizer(4, 2)(torch.tensor([[1.0], [math.nan]]))
+
+
+def test_evaluation_result_is_kept_until_something_changes():
+    quantizer = GeneralQuantizer(4, 32).eval()
+    w = weights()
+    first = quantizer(w)
+    assert quantizer(w) is first
+    with torch.no_grad():
+        w.mul_(0.5)
+    assert not torch.equal(quantizer(w), first)
+    with torch.no_grad():
+        quantizer.log_scale.add_(0.1)
+    third = quantizer(w)
+    assert torch.equal(third, quantizer.quantize(w))
+
+
+def test_annealing_runs_from_start_to_end():
+    schedule = Annealing(start=3, end=50, steps=100)
+    assert schedule.alpha(0, 100) == 3
+    assert schedule.alpha(50, 100) == pytest.approx(math.sqrt(150))
+    assert schedule.alpha(100, 100) == pytest.approx(50)
+    assert schedule.alpha(1000, 100) == pytest.approx(50)
+    linear = Annealing(start=2, end=4, curve="linear", warmup_steps=10)
+    assert linear.alpha(10, 20) == 2
+    assert linear.alpha(15, 20) == 3
+
+
+@pytest.mark.parametrize(
+    "options", [dict(start=0), dict(start=5, end=2), dict(curve="x"), dict(steps=0)]
+)
+def test_annealing_refuses_what_it_cannot_do(options):
+    with pytest.raises(ValueError, match="allowed"):
+        Annealing(**options)
+
+
+def test_frequency_and_warm_up_leave_other_steps_float():
+    annealing = Annealing(steps=20, warmup_steps=2)
+    quantizer = GeneralQuantizer(5, 32, annealing=annealing, every=3)
+    w = weights()
+    quantized = []
+    for _ in range(9):
+        out = quantizer(w)
+        quantized.append(not torch.equal(out, w))
+        assert out.requires_grad
+        quantizer.advance()
+    assert quantized == [step in (2, 5, 8) for step in range(9)]
+
+
+def test_state_survives_saving():
+    quantizer = GeneralQuantizer(5, 32, annealing=Annealing(steps=7))
+    quantizer(weights())
+    for _ in range(3):
+        quantizer.advance()
+    other = GeneralQuantizer(5, 32)
+    other.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    assert (other.step, other.total_steps, other.fitted) == (3, 7, True)
+    assert other.alpha == quantizer.alpha
+    assert torch.equal(other(weights()), quantizer(weights()))
+
+
+def test_a_fresh_state_loaded_over_itself_is_still_not_fitted():
+    # What --init_param does: the model's own values where the file has none. ESPnet's
+    # --init overwrites parameters before that.
+    quantizer = GeneralQuantizer(5, 32)
+    torch.nn.init.normal_(quantizer.log_scale)
+    quantizer.load_state_dict(quantizer.state_dict())
+    assert not quantizer.fitted
+
+
+def test_another_bit_width_is_refused_in_one_sentence():
+    state = GeneralQuantizer(8, 32, "tensor").state_dict()
+    with pytest.raises(RuntimeError, match="8 bits in the checkpoint and 4"):
+        GeneralQuantizer(4, 32, "tensor").load_state_dict(state, strict=False)
+
+
+def test_average_of_checkpoints_is_a_valid_state():
+    states = []
+    for seed in range(3):
+        quantizer = GeneralQuantizer(5, 32, annealing=Annealing(steps=9))
+        quantizer(weights(seed))
+        quantizer.advance()
+        states.append(quantizer.state_dict())
+    # As ESPnet's average_nbest_models: integers summed, the rest averaged.
+    average = {k: sum(s[k] for s in states) for k in states[0]}
+    for key, value in average.items():
+        if not str(value.dtype).startswith("torch.int"):
+            average[key] = value / 3
+    quantizer = GeneralQuantizer(5, 32)
+    quantizer.load_state_dict(average)
+    assert (quantizer.step, quantizer.total_steps, quantizer.fitted) == (1, 9, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights(dtype):
+    quantizer = GeneralQuantizer(5, 32)
+    w = weights().to(dtype).requires_grad_()
+    out = quantizer(w)
+    out.float().sum().backward()
+    assert out.dtype == dtype and w.grad.dtype == dtype
+    assert quantizer.log_scale.dtype == torch.float32
+
+
+def test_mathematics_is_float32_under_autocast():
+    quantizer = GeneralQuantizer(5, 32)
+    w = weights()
+    plain = quantizer(w)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(quantizer(w), plain)
