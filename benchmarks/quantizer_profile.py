@@ -24,12 +24,8 @@ PARTS: Dict[str, Tuple[Tuple[Any, str], ...]] = {
         (assignment, "soft_backward"),
         (assignment, "hard_backward"),
     ),
-    "codebook (both)": ((function, "codebook"),),
-    "scale (both)": ((function, "scale_pair"),),
-    "gradient scaling (both)": (
-        (function.GradientScale, "forward"),
-        (function.GradientScale, "backward"),
-    ),
+    "codebook": ((function, "codebook"),),
+    "scale": ((function, "scale_pair"),),
     "advance": ((espnet_gq, "advance"),),
 }
 """Functions whose calls are timed, by row of the profile. The kernels, the codebook and

@@ -14,14 +14,13 @@ import statistics
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from quantizer_profile import profile, profile_rows
 from report import (
-    Clock,
     Spread,
     command,
     machine,
@@ -30,7 +29,7 @@ from report import (
     table,
     write_json,
 )
-from torch import nn
+from training_step import PHASES, Trainee, Workload
 from variants import (
     METHODS,
     TINY,
@@ -42,81 +41,8 @@ from variants import (
     quantized,
 )
 
-import espnet_gq
-
-SAMPLE_RATE = 16000
-TOKENS_A_SECOND = 3.5
-"""About what 5,000 word pieces give for read English speech."""
 AIMS = {"8x10": (1.10, 1.05), "4x8": (1.20, None)}
 """Largest ratio to float aimed at for GQ: time, memory."""
-PHASES = ("forward", "backward", "clip", "optimizer")
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Utterances a batch and seconds an utterance."""
-
-    utterances: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.utterances}x{self.seconds:g}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Workload":
-        """Read "8x10".
-
-        Raises:
-            argparse.ArgumentTypeError: If the text has another form.
-        """
-        try:
-            utterances, seconds = text.split("x")
-            return cls(int(utterances), float(seconds))
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"workload '{text}'; allowed: utterances x seconds, such as 8x10"
-            ) from None
-
-    def batch(self, seed: int, vocabulary: int, device: str) -> Dict[str, torch.Tensor]:
-        """Return a batch as ESPnet's model takes it: noise, and text as long as speech
-        of this length has."""
-        numbers = torch.Generator().manual_seed(seed)
-        n, samples = self.utterances, int(self.seconds * SAMPLE_RATE)
-        tokens = max(round(self.seconds * TOKENS_A_SECOND), 1)
-        batch = dict(
-            speech=0.1 * torch.randn(n, samples, generator=numbers),
-            speech_lengths=torch.full((n,), samples),
-            text=torch.randint(2, vocabulary - 1, (n, tokens), generator=numbers),
-            text_lengths=torch.full((n,), tokens),
-        )
-        return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-class Trainee:
-    """A variant with its optimizer."""
-
-    def __init__(self, variant: Variant, size: Size, device: str):
-        self.variant, self.device = variant, device
-        self.model = build(variant, size, device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5)
-        self.losses: List[float] = []
-
-    def step(self, batch: Dict[str, torch.Tensor], seed: int) -> Dict[str, float]:
-        """Take one training step; return the seconds of each of PHASES."""
-        torch.manual_seed(seed)  # the same dropout for every variant
-        seconds, clock = {}, Clock(self.device)
-        loss, _, _ = self.model(**batch)
-        seconds["forward"] = clock.lap()
-        loss.backward()
-        seconds["backward"] = clock.lap()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        seconds["clip"] = clock.lap()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        espnet_gq.advance(self.model)
-        seconds["optimizer"] = clock.lap()
-        self.losses.append(loss.item())
-        return seconds
 
 
 def _quiet() -> None:
@@ -291,7 +217,7 @@ def _spread_cell(spread: Dict[str, float], digits: int) -> str:
 def _row_cells(row: Dict[str, Any]) -> List[str]:
     name = str(Variant(row["method"], row["bits"]))
     if row["note"]:
-        return [name, row["note"]] + [""] * (len(HEADER) - 2)
+        return [name] + ["-"] * (len(HEADER) - 1)
     memory = [""] * 4
     if "peak_bytes" in row:
         memory = [
@@ -321,6 +247,11 @@ def _phase_table(rows: List[Dict[str, Any]]) -> str:
     return table(["ms a step (median)", *PHASES], cells)
 
 
+def _note_lines(rows: List[Dict[str, Any]]) -> List[str]:
+    notes = {row["method"]: row["note"] for row in rows if row["note"]}
+    return [f"{method} is {note}" for method, note in notes.items()]
+
+
 def _aim_lines(workload: str, rows: List[Dict[str, Any]]) -> List[str]:
     """Return what GQ reached beside what was aimed at."""
     lines = []
@@ -340,7 +271,8 @@ def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
     """Print the tables of one workload."""
     print(f"\n{workload} (utterances x seconds)\n")
     print(table(HEADER, [_row_cells(row) for row in rows]))
-    print("\n".join(_aim_lines(workload, rows)))
+    for line in _note_lines(rows) + _aim_lines(workload, rows):
+        print(line)
     profiled = [row for row in rows if "profile" in row]
     if profiled:
         print("\n" + _phase_table(rows))
@@ -349,8 +281,8 @@ def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
         print(table(*profile_rows(row["profile"], row["quantized_weights"])))
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+def get_parser(quick: bool = False) -> argparse.ArgumentParser:
+    """Return the command line; `quick` changes the defaults."""
     parser = argparse.ArgumentParser(
         description="Step time and peak memory of quantization-aware training over "
         "float training of a Conformer.",
@@ -361,23 +293,27 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--workloads",
         type=lambda text: [Workload.parse(t) for t in text.split(",")],
+        default="2x2" if quick else "8x10,4x8",
         help="utterances x seconds of a batch",
     )
     add(
         "--variants",
         type=lambda text: text.split(","),
+        default="float,gq" if quick else ",".join(METHODS),
         help=f"which of {', '.join(METHODS)}; float always runs",
     )
     add(
         "--bits",
         type=lambda text: [int(b) for b in text.split(",")],
+        default="5" if quick else "5,8",
         help="bit widths of the quantized variants",
     )
-    add("--rounds", type=int, help="timed steps of each variant")
+    rounds, runs, threads = (2, 1, 1) if quick else (10, 3, torch.get_num_threads())
+    add("--rounds", type=int, default=rounds, help="timed steps of each variant")
     add("--warmup", type=int, default=1, help="steps before them")
-    add("--memory-runs", type=int, default=1, help="processes a variant; 0: none")
-    add("--memory-steps", type=int, default=3, help="steps in each of them")
-    add("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    add("--memory-runs", type=int, default=runs, help="processes a variant; 0: none")
+    add("--memory-steps", type=int, default=4, help="steps in each of them")
+    add("--threads", type=int, default=threads, help="of torch")
     add("--profile", action="store_true", help="print where GQ's time goes")
     add("--quick", action="store_true", help="a tiny model and other small defaults")
     add("--json", type=Path, help="file for the figures")
@@ -385,19 +321,19 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Read the command line; `--quick` changes defaults only."""
-    parser = get_parser()
-    quick = parser.parse_args(argv).quick
-    parser.set_defaults(
-        workloads="2x2" if quick else "8x10,4x8",
-        variants="float,gq" if quick else ",".join(METHODS),
-        bits="5" if quick else "5,8",
-        rounds=2 if quick else 10,
-    )
+    """Read and check the command line."""
+    quick = get_parser().parse_args(argv).quick
+    parser = get_parser(quick)
     args = parser.parse_args(argv)
-    unknown = set(args.variants) - set(METHODS)
-    if unknown:
-        parser.error(f"--variants {unknown.pop()}; allowed: {', '.join(METHODS)}")
+    for method in args.variants:
+        if method not in METHODS:
+            parser.error(f"--variants {method}; allowed: {', '.join(METHODS)}")
+    for bits in args.bits:
+        if not 1 <= bits <= 8:
+            parser.error(f"--bits {bits}; allowed: 1 to 8")
+    for name in ("rounds", "memory_steps", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}; allowed: 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
     return args

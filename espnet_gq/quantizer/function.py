@@ -1,7 +1,7 @@
 """The quantizer as an autograd function with O(numel) memory at every bit width.
 
-Only the weights themselves (already held as a parameter), ln s and ln mu are kept for
-the backward pass; everything else is computed again there.
+Only the weights themselves (already held as a parameter), the scales and the codebook
+are kept for the backward pass; everything else is computed again there.
 """
 
 from typing import Tuple
@@ -63,9 +63,9 @@ class FakeQuantize(torch.autograd.Function):
     """w, ln s, ln mu -> quantized weights. See `fake_quantize`."""
 
     @staticmethod
-    def forward(ctx, w, log_scale, log_mu, bits, mode, alpha):
+    def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors):
         work = _work(w)
-        c, _ = codebook(log_mu, bits, work.dtype)
+        c, dc = codebook(log_mu, bits, work.dtype)
         scale, inverse = scale_pair(log_scale, work.dtype)
         if fused.usable(work):
             out = fused.forward(work, scale, inverse, c, mode, alpha)
@@ -75,37 +75,31 @@ class FakeQuantize(torch.autograd.Function):
             out = assignment.soft_forward(work, scale, inverse, c, alpha)
         else:
             out = assignment.hard_forward(work, scale, inverse, c)
-        ctx.save_for_backward(w, log_scale, log_mu)
-        ctx.options = (bits, mode, alpha)
+        ctx.save_for_backward(w, scale, inverse, c, dc)
+        ctx.options = (mode, alpha, factors)
+        ctx.shapes = [(t.shape, t.dtype) for t in (w, log_scale, log_mu)]
         return out.to(w.dtype).view(w.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        w, log_scale, log_mu = ctx.saved_tensors
-        bits, mode, alpha = ctx.options
+        w, scale, inverse, c, dc = ctx.saved_tensors
+        mode, alpha, factors = ctx.options
         work = _work(w)
         grad = grad.reshape(work.shape).to(work.dtype)
-        c, dc = codebook(log_mu, bits, work.dtype)
-        scale, inverse = scale_pair(log_scale, work.dtype)
+        args = (grad, work, scale, inverse, c, dc)
         if fused.usable(work):
-            grads = fused.backward(grad, work, scale, inverse, c, dc, mode, alpha)
+            grads = fused.backward(*args, mode, alpha)
         elif triton_kernel.usable(work):
-            grads = triton_kernel.backward(
-                grad, work, scale, inverse, c, dc, mode, alpha
-            )
+            grads = triton_kernel.backward(*args, mode, alpha)
+        elif mode == SOFT:
+            grads = assignment.soft_backward(*args, alpha)
         else:
-            chosen = (
-                assignment.soft_backward if mode == SOFT else assignment.hard_backward
-            )
-            grads = chosen(grad, work, scale, inverse, c, dc, alpha)
+            grads = assignment.hard_backward(*args, alpha)
+        grads = (grads[0], grads[1] * factors[0], grads[2] * factors[1])
         return (
-            grads[0].to(w.dtype).view(w.shape),
-            grads[1].to(log_scale.dtype).view(log_scale.shape),
-            grads[2].to(log_mu.dtype).view(log_mu.shape),
-            None,
-            None,
-            None,
+            *(g.to(dtype).view(shape) for g, (shape, dtype) in zip(grads, ctx.shapes)),
+            *(None,) * 4,
         )
 
 
@@ -116,6 +110,7 @@ def fake_quantize(
     bits: int,
     mode: int,
     alpha: float,
+    factors: Tuple[float, float] = (1.0, 1.0),
 ) -> torch.Tensor:
     """Quantize weights in a way that trains.
 
@@ -128,25 +123,9 @@ def fake_quantize(
         mode: SOFT (soft forward and its own gradient) or HARD (nearest centroid
             forward, slope of the soft assignment backward).
         alpha: Inverse temperature of the soft assignment.
+        factors: Multipliers of the gradients of ln s and ln mu.
 
     Returns:
         Tensor of the shape and type of w.
     """
-    return FakeQuantize.apply(w, log_scale, log_mu, bits, mode, float(alpha))
-
-
-class GradientScale(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a constant.
-
-    LSQ (arXiv 1902.08153, section 2.2) scales the gradient of a quantizer's parameters,
-    a sum over all weights, so that it does not dominate the norm of the whole gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * ctx.factor, None
+    return FakeQuantize.apply(w, log_scale, log_mu, bits, mode, float(alpha), factors)

@@ -16,13 +16,21 @@ import torch
 SOFT, HARD = 0, 1
 
 
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    tail = [size, size, number, number, number, ctypes.c_float, number, number]
+    library.gq_forward.argtypes = [pointer] * 5 + tail
+    library.gq_backward.argtypes = [pointer] * 9 + tail
+    return library
+
+
 @functools.lru_cache(maxsize=None)
 def _library() -> Optional[ctypes.CDLL]:
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = Path(__file__).with_name("_fused" + suffix)
         if path.exists():
             try:
-                return ctypes.CDLL(str(path))
+                return _declared(ctypes.CDLL(str(path)))
             except OSError as e:
                 logging.warning(f"{path} cannot be loaded ({e})")
     logging.warning(
@@ -49,20 +57,14 @@ def usable(w: torch.Tensor) -> bool:
     return w.device.type == "cpu" and w.dtype == torch.float32 and available()
 
 
-def _pointer(t: torch.Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(t.data_ptr())
-
-
-def _shape(w: torch.Tensor, scale: torch.Tensor) -> tuple:
-    rows, cols = w.shape
-    return ctypes.c_int64(rows), ctypes.c_int64(cols), int(scale.numel() > 1)
-
-
-def _tail(c: torch.Tensor, mode: int, alpha: float, isa: Optional[int]) -> tuple:
+def _options(w, scale, c, mode: int, alpha: float, isa: Optional[int]) -> tuple:
+    """Return what both functions take after their pointers."""
     return (
+        *w.shape,
+        scale.numel() > 1,
         c.numel().bit_length() - 1,
         mode,
-        ctypes.c_float(alpha),
+        alpha,
         torch.get_num_threads(),
         best_isa() if isa is None else isa,
     )
@@ -87,19 +89,23 @@ def forward(
     """Return soft or hard weights; arguments as `assignment.soft_forward`.
 
     Args:
-        mode: SOFT or HARD. isa: Use a lower instruction set (for tests).
+        w: float32 weights (rows, cols).
+        scale, inv_scale: Contiguous (rows, 1) or (1, 1).
+        c: Contiguous (2^bits,).
+        mode: SOFT or HARD.
+        alpha: Inverse temperature.
+        isa: Use a lower instruction set than the machine's best (for tests).
     """
     w = w.contiguous()
     out = torch.empty_like(w)
     _check(
         _library().gq_forward(
-            _pointer(w),
-            _pointer(out),
-            _pointer(scale.contiguous()),
-            _pointer(inv_scale.contiguous()),
-            _pointer(c),
-            *_shape(w, scale),
-            *_tail(c, mode, alpha, isa),
+            w.data_ptr(),
+            out.data_ptr(),
+            scale.data_ptr(),
+            inv_scale.data_ptr(),
+            c.data_ptr(),
+            *_options(w, scale, c, mode, alpha, isa),
         )
     )
     return out
@@ -123,17 +129,16 @@ def backward(
     grad_mu = torch.empty(())
     _check(
         _library().gq_backward(
-            _pointer(w),
-            _pointer(grad),
-            _pointer(out),
-            _pointer(grad_scale),
-            _pointer(grad_mu),
-            _pointer(scale.contiguous()),
-            _pointer(inv_scale.contiguous()),
-            _pointer(c),
-            _pointer(dc),
-            *_shape(w, scale),
-            *_tail(c, mode, alpha, isa),
+            w.data_ptr(),
+            grad.data_ptr(),
+            out.data_ptr(),
+            grad_scale.data_ptr(),
+            grad_mu.data_ptr(),
+            scale.data_ptr(),
+            inv_scale.data_ptr(),
+            c.data_ptr(),
+            dc.data_ptr(),
+            *_options(w, scale, c, mode, alpha, isa),
         )
     )
     return out, grad_scale, grad_mu

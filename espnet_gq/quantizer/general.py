@@ -1,7 +1,6 @@
 """The General Quantizer of one weight tensor (arXiv 2210.09188; our reconstruction)."""
 
 import logging
-import math
 from typing import Dict, Optional
 
 import torch
@@ -12,7 +11,6 @@ from espnet_gq.quantizer.fit import fit
 from espnet_gq.quantizer.function import (
     HARD,
     SOFT,
-    GradientScale,
     fake_quantize,
     hard_indices,
     hard_quantize,
@@ -137,13 +135,16 @@ class GeneralQuantizer(nn.Module):
         if not self.training:
             return self._evaluated(w)
         self._cache = None
-        factor = 1.0 / math.sqrt(max(w.numel() // self.log_scale.numel(), 1))
-        log_scale = GradientScale.apply(self.log_scale, factor)
-        log_mu = GradientScale.apply(self.log_mu, 1.0 / math.sqrt(max(w.numel(), 1)))
         if not self.active:
             # Keeps both parameters in the graph, as DistributedDataParallel expects.
-            return w + 0.0 * (log_scale.sum() + log_mu).to(w.dtype)
-        return fake_quantize(w, log_scale, log_mu, self.bits, self.mode, self.alpha)
+            return w + 0.0 * (self.log_scale.sum() + self.log_mu).to(w.dtype)
+        # LSQ (arXiv 1902.08153, section 2.2): the gradient of a quantizer's parameter
+        # is a sum over many weights and would dominate the norm of the whole gradient.
+        numel = max(w.numel(), 1)
+        factors = ((self.log_scale.numel() / numel) ** 0.5, numel**-0.5)
+        return fake_quantize(
+            w, self.log_scale, self.log_mu, self.bits, self.mode, self.alpha, factors
+        )
 
     def _evaluated(self, w: torch.Tensor) -> torch.Tensor:
         """Return the hard weights, computed once for as long as nothing changes."""

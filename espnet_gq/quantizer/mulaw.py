@@ -10,6 +10,7 @@ with scale s > 0 and curvature mu > 0; mu -> 0 is the uniform quantizer and J = 
 positive and makes a learning rate mean a relative change.
 """
 
+import functools
 from typing import Tuple
 
 import torch
@@ -20,9 +21,11 @@ MAX_LOG_MU = 9.0
 """mu = e^9 puts half of the levels within 1% of the scale."""
 
 
-def uniform_grid(bits: int, device=None) -> torch.Tensor:
-    """Return u_j, the 2^bits equidistant points of [-1, 1], float64, shape (J,)."""
-    return torch.linspace(-1.0, 1.0, 2**bits, dtype=torch.float64, device=device)
+@functools.lru_cache(maxsize=None)
+def _grid(bits: int, device: torch.device) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return sgn(u_j) and |u_j| of the 2^bits equidistant points u_j of [-1, 1]."""
+    u = torch.linspace(-1.0, 1.0, 2**bits, dtype=torch.float64, device=device)
+    return u.sign(), u.abs()
 
 
 def codebook(
@@ -38,12 +41,10 @@ def codebook(
     Returns:
         c of shape (2^b,), ascending in [-1, 1], and dc/d(ln mu) of the same shape.
     """
-    u = uniform_grid(bits, log_mu.device)
+    sign, magnitude = _grid(bits, log_mu.device)
     mu = log_mu.detach().double().clamp(MIN_LOG_MU, MAX_LOG_MU).exp()
-    magnitude = u.abs()
-    log1p = torch.log1p(mu)
-    grown = torch.expm1(magnitude * log1p)
-    c = u.sign() * grown / mu
-    # mu * dc/dmu, and c(1) = 1 whatever mu is: grown = mu there.
-    dc = u.sign() * (magnitude * (grown + 1.0) / (1.0 + mu) - grown / mu)
-    return c.to(dtype), dc.to(dtype)
+    grown = torch.expm1(magnitude * torch.log1p(mu))
+    c = grown / mu
+    # mu dc/dmu; it is 0 at |u| = 1, where c is 1 whatever mu is.
+    dc = magnitude * (grown + 1.0) / (1.0 + mu) - c
+    return (sign * c).to(dtype), (sign * dc).to(dtype)

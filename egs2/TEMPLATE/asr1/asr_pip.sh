@@ -17,6 +17,10 @@ needs_espnet() {
         "set ESPNET_ROOT to a checkout of https://github.com/espnet/espnet."
 }
 
+# nproc gives no more than OMP_NUM_THREADS where that is set.
+cpus=$(env -u OMP_NUM_THREADS nproc)
+training_threads=${OMP_NUM_THREADS:-${cpus}}
+
 # name=default  # help
 options="
 stage=1  # first stage
@@ -30,8 +34,8 @@ skip_upload_hf=true  # stage 15 needs ESPNET_ROOT
 eval_valid_set=false  # decode and score the validation set too
 ngpu=1  # GPUs for training, 0 for CPU
 num_nodes=1
-nj=$(nproc)  # parallel jobs
-inference_nj=$(nproc)  # parallel jobs in decoding
+nj=${cpus}  # parallel jobs
+inference_nj=${cpus}  # parallel jobs in decoding
 gpu_inference=false  # decode on GPU
 dumpdir=dump  # formatted data
 expdir=exp  # experiments
@@ -429,7 +433,7 @@ if runs 11; then
     fi
     # One process trains on the CPU, so it may have all of it.
     threads=${OMP_NUM_THREADS}
-    [ "${ngpu}" -gt 0 ] || threads=$(nproc)
+    [ "${ngpu}" -gt 0 ] || threads=${training_threads}
     # shellcheck disable=SC2086
     OMP_NUM_THREADS=${threads} run_jobs 1 "${asr_exp}/train.log" \
         "${run[@]}" -m espnet2.bin.asr_train \

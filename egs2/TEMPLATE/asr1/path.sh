@@ -22,5 +22,8 @@ if ! command -v sclite > /dev/null && [ -d /usr/lib/sctk/bin ]; then
 fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Threads that wait without spinning: on a busy machine the default makes training on
+# the CPU several times slower.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export PYTHONIOENCODING=UTF-8
 export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-^lo,docker,virbr,vmnet,vboxnet}

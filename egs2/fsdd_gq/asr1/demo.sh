@@ -12,7 +12,7 @@ unset ESPNET_ROOT
 
 float_config=train_asr_conformer_fsdd
 gq_config=train_asr_conformer_gq_fsdd
-float_epochs=12
+float_epochs=14
 gq_epochs=4
 
 # ---- Data ---------------------------------------------------------------------------
