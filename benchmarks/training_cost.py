@@ -344,6 +344,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse(argv)
     _quiet()
     torch.set_num_threads(args.threads)
+    import_packages(Variant("float"))
     size = TINY if args.quick else Size()
     variants = [Variant("float")]
     for method in (m for m in METHODS if m in args.variants and m != "float"):

@@ -5,6 +5,8 @@ weights only, to signed integers on a uniform grid with the scale taken from max
 """
 
 import argparse
+import contextlib
+import sys
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -172,13 +174,14 @@ def _brevitas(model: nn.Module, bits: int) -> nn.Module:
 
 
 def import_packages(variant: Variant) -> None:
-    """Import all that building the variant needs."""
-    import espnet2.tasks.asr  # noqa: F401
+    """Import all that building the variant needs; what that prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        import espnet2.tasks.asr  # noqa: F401
 
-    if variant.method == "torchao":
-        import torchao.quantization.qat  # noqa: F401
-    elif variant.method == "brevitas":
-        import brevitas.nn  # noqa: F401
+        if variant.method == "torchao":
+            import torchao.quantization.qat  # noqa: F401
+        elif variant.method == "brevitas":
+            import brevitas.nn  # noqa: F401
 
 
 def build(variant: Variant, size: Size, device: str) -> nn.Module:

@@ -166,17 +166,32 @@ INLINE void NAME(backward_block)(const pass_t *p, span_t at, const int bits,
     p->sum_mu[at.block] = (double)NAME(sum)(sum_mu) * at.s;
 }
 
+/* One function for each bit width and mode: inlined into one, the compiler would keep
+ * too few values in registers. */
+#define BOTH_MODES(pass, bits)                                                         \
+    static __attribute__((noinline)) void NAME(pass##_soft_##bits)(const pass_t *p,    \
+                                                                   span_t at) {        \
+        NAME(pass)(p, at, bits, SOFT);                                                 \
+    }                                                                                  \
+    static __attribute__((noinline)) void NAME(pass##_hard_##bits)(const pass_t *p,    \
+                                                                   span_t at) {        \
+        NAME(pass)(p, at, bits, HARD);                                                 \
+    }
+#define ALL_BITS(macro, pass)                                                          \
+    macro(pass, 1) macro(pass, 2) macro(pass, 3) macro(pass, 4)                        \
+    macro(pass, 5) macro(pass, 6) macro(pass, 7) macro(pass, 8)
+
+ALL_BITS(BOTH_MODES, forward_block)
+ALL_BITS(BOTH_MODES, backward_block)
+
 #define CASE(pass, bits)                                                               \
     case bits:                                                                         \
-        if (p->mode == SOFT) NAME(pass)(p, span(p, b), bits, SOFT);                    \
-        else NAME(pass)(p, span(p, b), bits, HARD);                                    \
+        if (p->mode == SOFT) NAME(pass##_soft_##bits)(p, span(p, b));                  \
+        else NAME(pass##_hard_##bits)(p, span(p, b));                                  \
         break;
 #define BLOCKS(pass)                                                                   \
     for (int64_t b = first; b < end; ++b)                                              \
-        switch (p->bits) {                                                             \
-            CASE(pass, 1) CASE(pass, 2) CASE(pass, 3) CASE(pass, 4)                    \
-            CASE(pass, 5) CASE(pass, 6) CASE(pass, 7) CASE(pass, 8)                    \
-        }
+        switch (p->bits) { ALL_BITS(CASE, pass) }
 
 static void NAME(run_blocks)(const pass_t *p, int64_t first, int64_t end) {
     if (p->grad) {
@@ -186,6 +201,8 @@ static void NAME(run_blocks)(const pass_t *p, int64_t first, int64_t end) {
     }
 }
 
+#undef BOTH_MODES
+#undef ALL_BITS
 #undef CASE
 #undef BLOCKS
 #undef SELECT

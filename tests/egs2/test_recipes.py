@@ -14,6 +14,7 @@ from espnet_gq.espnet.datadir import read_table
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 SYNTHETIC = ROOT / "egs2/fsdd_gq/asr1/synthetic"
+ONE_JOB = ("--nj", "1", "--inference_nj", "1")
 RECIPES = ("fsdd_gq", "librispeech_gq")
 # The smallest models that have every kind of layer.
 TINY = (
@@ -178,7 +179,15 @@ def test_the_shipped_sample_makes_all_sets(tmp_path):
 def test_float_and_gq_through_the_stages(fsdd):
     def stages(first, last, *more):
         status, out = run(
-            fsdd, "--stage", first, "--stop_stage", last, "--asr_args", TINY, *more
+            fsdd,
+            "--stage",
+            first,
+            "--stop_stage",
+            last,
+            *ONE_JOB,
+            "--asr_args",
+            TINY,
+            *more,
         )
         assert status == 0, out
         return out

@@ -446,7 +446,7 @@ if runs 11; then
     show_training "${asr_exp}/train.log" "${training}" &
     follower=$!
     wait "${training}" || exit 1
-    wait "${follower}"
+    wait "${follower}" || true
 fi
 
 if runs 12; then
@@ -479,7 +479,7 @@ if runs 12; then
         show_decoding "${logdir}" "${total}" &
         follower=$!
         wait "${decoding}" || exit 1
-        kill "${follower}"
+        kill "${follower}" 2> /dev/null || true
         for file in token token_int score text; do
             if [ -f "${logdir}/output.1/1best_recog/${file}" ]; then
                 sort -k1 "${logdir}"/output.*/1best_recog/"${file}" > "${dir}/${file}"
