@@ -62,7 +62,9 @@ def main() -> None:
         code, file, package = _module_file(args[1])
         sys.argv = [file] + args[2:]
     elif args[0].startswith("-"):
-        _fail(f"unknown option {args[0]}; allowed: -m, or options before '-m espnet_gq'")
+        _fail(
+            f"unknown option {args[0]}; allowed: -m, or options before '-m espnet_gq'"
+        )
     else:
         code, file, package = _script(args[0]), args[0], None
         sys.path[0] = os.path.dirname(os.path.abspath(file))

@@ -16,4 +16,3 @@ ASR_TASK_MODULES: Tuple[str, ...] = (
 def espnet_version() -> str:
     """Return the installed ESPnet release, such as "202511"."""
     return version("espnet")
-

@@ -44,7 +44,9 @@ def extend_build_model_from_file(task) -> None:
             model, args = original(cls, config_file, None, device)
             model.load_state_dict(state)
         unfitted = [
-            name for name, _, quantizer in quantized_weights(model) if not quantizer.fitted
+            name
+            for name, _, quantizer in quantized_weights(model)
+            if not quantizer.fitted
         ]
         if unfitted and model_file is not None:
             logging.warning(

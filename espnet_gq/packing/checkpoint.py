@@ -40,7 +40,10 @@ VERSION = 1
 MAX_HEADER = 64 * 2**20
 DTYPES = {
     name: getattr(torch, name)
-    for name in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    for name in (
+        *("float64", "float32", "float16", "bfloat16"),
+        *("int64", "int32", "int16", "int8", "uint8", "bool"),
+    )
 }
 _QUANTIZER_KEYS = ("log_scale", "log_mu", "saved_state")
 
@@ -153,15 +156,11 @@ def _entries(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], np.ndarra
     version = packed.get("version")
     if version != VERSION:
         raise PackedFormatError(
-            f"format version {version!r}; this espnet_gq ({__version__}) reads {VERSION}"
+            f"format version {version!r}; espnet_gq {__version__} reads {VERSION}"
         )
     for key in ("header", "data"):
         value = packed.get(key)
-        if (
-            not torch.is_tensor(value)
-            or value.dtype != torch.uint8
-            or value.dim() != 1
-        ):
+        if not torch.is_tensor(value) or value.dtype != torch.uint8 or value.dim() != 1:
             raise PackedFormatError(f"'{key}' is not a one-dimensional uint8 tensor")
     header, data = packed["header"].cpu().numpy(), packed["data"].cpu().numpy()
     digest = hashlib.sha256(header)
@@ -248,7 +247,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 
 
 def save(obj: Any, path: Union[str, Path]) -> None:
-    """Write with `torch.save` to a temporary name beside `path`, then move into place."""
+    """Write with `torch.save` to a temporary file beside `path`, then rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="." + path.name)
@@ -298,7 +297,9 @@ def load_state_dict(path: Union[str, Path], mmap: Optional[bool] = None) -> Any:
         return obj
     if isinstance(obj, Mapping) and isinstance(obj.get("model"), Mapping):
         obj = obj["model"]
-    if not isinstance(obj, Mapping) or not all(torch.is_tensor(v) for v in obj.values()):
+    if not isinstance(obj, Mapping) or not all(
+        torch.is_tensor(v) for v in obj.values()
+    ):
         raise ValueError(
             f"{path} does not hold a state dict; allowed: a dict of tensors as ESPnet "
             "writes it"

@@ -155,4 +155,3 @@ def run(command, check=True, **options):
     if check and done.returncode:
         raise AssertionError(f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done
-

@@ -101,13 +101,15 @@ def damaged():
     flipped[100] ^= 1
     yield "bit flip", changed(data=flipped), "checksum"
     yield "truncated", changed(data=packed["data"][:-8]), "checksum"
-    yield "version", changed(version=99), "version 99"
+    yield "version", changed(version=99), "version 99;"
     yield "no data", {k: v for k, v in packed.items() if k != "data"}, "'data'"
     yield "wrong type", changed(header="text"), "'header'"
     yield "not a byte", changed(data=packed["data"].float()), "'data'"
 
 
-@pytest.mark.parametrize("name, packed, words", list(damaged()), ids=lambda x: str(x)[:9])
+@pytest.mark.parametrize(
+    "name, packed, words", list(damaged()), ids=lambda x: str(x)[:9]
+)
 def test_damage_is_named(name, packed, words):
     with pytest.raises(PackedFormatError, match=words):
         unpack_state_dict(packed)
