@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "torch>=2.11,!=2.12.*,<2.15; python_version >= '3.12'",
     "torchaudio>=2.11,<2.12",
     "espnet_model_zoo",
+    "editdistance",  # ESPnet imports it in CTC validation, 202611 does not ask for it
     "typeguard",
     "numpy",
     "PyYAML",

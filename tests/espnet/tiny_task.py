@@ -140,7 +140,12 @@ class Task:
 
 
 def environment(**extra: str):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **extra}
+    fixed = {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return {**os.environ, **fixed, **extra}
 
 
 def run(command, check=True, **options):
