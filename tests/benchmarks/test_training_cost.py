@@ -25,4 +25,4 @@ def test_quick_run(tmp_path):
     assert gq
     for row in gq:
         assert row["seconds"]["min"] > 0 and row["peak_bytes"]["min"] > 0
-        assert f"{row['time_ratio']['median']:.2f}" in done.stdout
+        assert f"{row['time_ratio']['median']:.3f}" in done.stdout
