@@ -25,5 +25,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Threads that wait without spinning: on a busy machine the default makes training on
 # the CPU several times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000}
 export PYTHONIOENCODING=UTF-8
 export NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-^lo,docker,virbr,vmnet,vboxnet}

@@ -12,8 +12,8 @@ unset ESPNET_ROOT
 
 float_config=train_asr_conformer_fsdd
 gq_config=train_asr_conformer_gq_fsdd
-float_epochs=14
-gq_epochs=4
+float_epochs=12
+gq_epochs=3
 
 # ---- Data ---------------------------------------------------------------------------
 if [ -n "${DATA:-}" ]; then
@@ -51,9 +51,9 @@ step() { # step NAME COMMAND...: runs a command unless it once ended well
 float_exp=exp/${float_config}
 gq_exp=exp/${gq_config}
 float=(--asr_config "conf/${float_config}.yaml" --asr_exp "${float_exp}"
-    --asr_args "--max_epoch ${float_epochs}" --inference_tag decode)
+    --asr_args "--max_epoch ${float_epochs} --num_att_plot 0" --inference_tag decode)
 gq=(--asr_config "conf/${gq_config}.yaml" --asr_exp "${gq_exp}"
-    --asr_args "--max_epoch ${gq_epochs}" --inference_tag decode
+    --asr_args "--max_epoch ${gq_epochs} --num_att_plot 0" --inference_tag decode
     --pretrained_model "${float_exp}/valid.acc.ave.pth")
 packed=valid.acc.ave.packed.pth
 
