@@ -1,6 +1,5 @@
 """What the benchmarks share: clock, machine description, tables, JSON, progress."""
 
-import json
 import platform
 import shlex
 import statistics
@@ -130,9 +129,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def command() -> str:
     """Return the command line of this run."""
     return shlex.join(["python", *sys.argv])
-
-
-def write_json(path: Path, figures: Dict[str, Any]) -> None:
-    """Write the figures of a benchmark."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

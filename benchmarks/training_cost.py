@@ -27,7 +27,6 @@ from report import (
     machine_lines,
     progress,
     table,
-    write_json,
 )
 from training_step import PHASES, Trainee, Workload
 from variants import (
@@ -40,6 +39,8 @@ from variants import (
     import_packages,
     quantized,
 )
+
+from espnet_gq.files import write_json
 
 AIMS = {"8x10": (1.10, 1.05), "4x8": (1.20, None)}
 """Largest ratio to float aimed at for GQ: time, memory."""

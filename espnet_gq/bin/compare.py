@@ -6,7 +6,6 @@ them, recordings (data/DSET/utt2recordings) or utterances.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
 from espnet_gq.espnet.scoring import load_units
+from espnet_gq.files import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -110,7 +110,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         for record in records:
             for key in ("wer", "wer_difference"):
                 record[key] = {d: i._asdict() for d, i in record[key].items()}
-        args.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, records)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import yaml
 
 from espnet_gq.analysis.size import describe
 from espnet_gq.espnet.plain_config import plain_config
+from espnet_gq.files import write_text
 from espnet_gq.packing import (
     harden_state_dict,
     is_packed,
@@ -55,13 +56,21 @@ def _default_output(model: Path, form: str) -> Path:
 
 
 def _write_config(source: Path, target: Path) -> None:
-    with open(source, encoding="utf-8") as f:
-        config = yaml.safe_load(f)
-    temporary = target.with_name("." + target.name + ".tmp")
-    temporary.write_text(
-        yaml.safe_dump(plain_config(config), sort_keys=False), encoding="utf-8"
-    )
-    temporary.replace(target)
+    """Write the form of a training config that needs no plugin.
+
+    Raises:
+        ValueError: If the source is not a training config.
+    """
+    try:
+        config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        reason = " ".join(str(e).split())
+        raise ValueError(f"{source} is not YAML ({reason})") from None
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"{source} holds no options; allowed: config.yaml of a training"
+        )
+    write_text(target, yaml.safe_dump(plain_config(config), sort_keys=False))
     print(f"wrote {target}")
 
 
@@ -82,6 +91,9 @@ def main(cmd=None) -> None:
         if args.format == "packed":
             save(pack_state_dict(state), output)
         else:
+            source = Path(config) if config else model.with_name("config.yaml")
+            if source.exists():
+                _write_config(source, output.with_suffix(".yaml"))
             save(harden_state_dict(state), output)
     except (OSError, ValueError) as e:
         sys.exit(f"espnet_gq.bin.pack: {model}: {e}")
@@ -94,10 +106,6 @@ def main(cmd=None) -> None:
             "sum of its tensors"
         )
     print(line)
-    if args.format == "float":
-        source = Path(config) if config else model.with_name("config.yaml")
-        if source.exists():
-            _write_config(source, output.with_suffix(".yaml"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_gq.espnet.scoring import SCTK, find_sclite, results_markdown, score_set
+from espnet_gq.files import write_text
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,7 +45,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         except (OSError, ValueError, RuntimeError) as e:
             sys.exit(f"score: {e}")
     report = results_markdown(args.asr_exp)
-    (args.asr_exp / "RESULTS.md").write_text(report, encoding="utf-8")
+    write_text(args.asr_exp / "RESULTS.md", report)
     print(report)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_gq.espnet.datadir import read_table
+from espnet_gq.files import write_text
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     lines = [line for path in args.text for line in read_table(path).values()]
     train_txt = args.dir / "train.txt"
-    train_txt.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(train_txt, "\n".join(lines) + "\n")
     try:
         sentencepiece.SentencePieceTrainer.train(
             input=str(train_txt),
@@ -56,7 +57,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     pieces = [line.split("\t")[0] for line in vocab]
     tokens = [p for p in pieces if p not in ("<unk>", "<s>", "</s>")]
     tokens = [args.blank, args.oov, *tokens, args.sos_eos]
-    (args.dir / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    write_text(args.dir / "tokens.txt", "\n".join(tokens) + "\n")
     print(f"{args.dir / 'tokens.txt'}: {len(tokens)} tokens")
 
 

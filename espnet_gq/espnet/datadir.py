@@ -15,6 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from espnet_gq.files import write_text
+
 PathLike = Union[str, Path]
 Table = Dict[str, str]
 
@@ -44,7 +46,7 @@ def read_table(path: PathLike) -> Table:
 def write_table(path: PathLike, table: Table) -> None:
     """Write ``<key> <value...>`` lines sorted by key, as Kaldi's tools expect."""
     lines = [f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def write_spk2utt(data_dir: PathLike) -> None:

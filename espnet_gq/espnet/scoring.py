@@ -15,6 +15,7 @@ from typing import Callable, Dict, List, Optional
 
 from espnet_gq.analysis import wer
 from espnet_gq.espnet.datadir import read_table
+from espnet_gq.files import write_text
 
 SCTK = "/usr/lib/sctk/bin"  # where Debian's package sctk keeps sclite
 HEADER = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|"
@@ -81,7 +82,7 @@ def score_set(
             report = run_sclite(sclite, score_dir, score_opts)
         else:
             report = jiwer_report(ref, hyp, utt2spk)
-        (score_dir / "result.txt").write_text(report, encoding="utf-8")
+        write_text(score_dir / "result.txt", report)
 
 
 def load_units(data: Path, decoded: Path) -> wer.Units:
@@ -109,7 +110,7 @@ def load_units(data: Path, decoded: Path) -> wer.Units:
 def write_trn(path: Path, tokens: wer.Tokens, utt2spk: Dict[str, str]) -> None:
     """Write ``tokens<TAB>(speaker-utterance)`` lines."""
     lines = [f"{' '.join(tokens[u])}\t({utt2spk[u]}-{u})\n" for u in sorted(tokens)]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def run_sclite(sclite: str, score_dir: Path, score_opts: str) -> str:

@@ -21,8 +21,6 @@ entry is filled with zeros to a multiple of 4 bytes.
 import hashlib
 import json
 import math
-import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
@@ -31,6 +29,7 @@ import numpy as np
 import torch
 
 from espnet_gq._version import __version__
+from espnet_gq.files import written_aside
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.quantizer.function import hard_indices, hard_quantize, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
@@ -248,25 +247,8 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 
 def save(obj: Any, path: Union[str, Path]) -> None:
     """Write with `torch.save` to a temporary file beside `path`, then rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="." + path.name)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            torch.save(obj, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with written_aside(path) as temporary:
+        torch.save(obj, temporary)
 
 
 def load_state_dict(path: Union[str, Path], mmap: Optional[bool] = None) -> Any:

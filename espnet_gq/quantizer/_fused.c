@@ -146,42 +146,57 @@ int gq_best_isa(void) {
     return 0;
 }
 
+/* GOMP_parallel of the OpenMP runtime that PyTorch runs on, so that a pass borrows
+ * PyTorch's threads: threads of our own would compete with those, which spin between
+ * two operations. NULL: there is none, and each pass starts threads. */
+typedef void (*team_t)(void (*)(void *), void *, unsigned, unsigned);
+static team_t team = NULL;
+
+void gq_set_team(team_t gomp_parallel) { team = gomp_parallel; }
+
 typedef struct {
     const pass_t *p;
     run_t run;
-    int64_t first, end;
-} share_t;
+    int64_t blocks, batch, next;
+} work_t;
 
-static void *run_share(void *arg) {
-    share_t *s = arg;
-    s->run(s->p, s->first, s->end);
+/* Take batches of blocks until none is left; every thread of a team runs this. */
+static void work(void *arg) {
+    work_t *w = arg;
+    int64_t first;
+    while ((first = __atomic_fetch_add(&w->next, w->batch, __ATOMIC_RELAXED)) <
+           w->blocks) {
+        int64_t end = first + w->batch;
+        w->run(w->p, first, end < w->blocks ? end : w->blocks);
+    }
+}
+
+static void *work_thread(void *arg) {
+    work(arg);
     return NULL;
 }
 
 static void run(const pass_t *p, run_t kernel, int64_t blocks, int threads) {
+    /* Rows may be short: a batch holds at least one full block's weights. */
+    int64_t per_block = p->cols < BLOCK ? p->cols : BLOCK;
+    work_t w = {p, kernel, blocks, (2 * BLOCK + per_block - 1) / per_block, 0};
     pthread_t ids[MAX_THREADS];
-    share_t shares[MAX_THREADS];
     int started = 0;
-    /* A thread costs some 20 microseconds: not worth it below 16,000 weights each. */
-    int64_t most = p->rows * p->cols / (4 * BLOCK);
     if (threads > MAX_THREADS) threads = MAX_THREADS;
-    if (threads > most) threads = (int)most;
-    if (threads > blocks) threads = (int)blocks;
-    if (threads < 1) threads = 1;
-    for (int i = 0; i < threads; ++i) {
-        shares[i] =
-            (share_t){p, kernel, blocks * i / threads, blocks * (i + 1) / threads};
-        if (i + 1 == threads) {
-            run_share(&shares[i]);
-        } else if (pthread_create(&ids[i], NULL, run_share, &shares[i]) == 0) {
-            started = i + 1;
-        } else { /* no thread to be had: do the rest here */
-            shares[i].end = blocks;
-            run_share(&shares[i]);
-            break;
+    /* Below 16,000 weights each, threads cost more than they save. */
+    if (threads > 1 && p->rows * p->cols >= 8 * BLOCK) {
+        if (team) { /* always the whole team: another size would start it anew */
+            team(work, &w, (unsigned)threads, 0);
+            return;
         }
+        int64_t most = p->rows * p->cols / (4 * BLOCK);
+        if (threads > most) threads = (int)most;
+        while (started < threads - 1 &&
+               pthread_create(&ids[started], NULL, work_thread, &w) == 0)
+            ++started;
     }
-    for (int i = 0; i < started; ++i) pthread_join(ids[i], NULL);
+    work(&w);
+    while (started > 0) pthread_join(ids[--started], NULL);
 }
 
 static float exp_minus_2(float alpha) {

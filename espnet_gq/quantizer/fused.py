@@ -14,6 +14,7 @@ from typing import Optional, Tuple
 import torch
 
 SOFT, HARD = 0, 1
+TORCH_LIBRARIES = Path(torch.__file__).with_name("lib")
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -21,7 +22,22 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     tail = [size, size, number, number, number, ctypes.c_float, number, number]
     library.gq_forward.argtypes = [pointer] * 5 + tail
     library.gq_backward.argtypes = [pointer] * 9 + tail
+    library.gq_set_team.argtypes = [pointer]
+    library.gq_set_team.restype = None
+    library.gq_set_team(_torch_team())
     return library
+
+
+def _torch_team() -> Optional[int]:
+    """Return the address of GOMP_parallel in the OpenMP runtime that PyTorch uses.
+
+    None where PyTorch uses another runtime; the library then starts its own threads.
+    """
+    try:
+        torch_cpu = ctypes.CDLL(str(next(TORCH_LIBRARIES.glob("libtorch_cpu.*"))))
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
+    except (StopIteration, OSError, AttributeError):
+        return None
 
 
 @functools.lru_cache(maxsize=None)
