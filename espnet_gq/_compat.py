@@ -11,6 +11,7 @@ ASR_TASK_MODULES: Tuple[str, ...] = (
     # 202611: ESPnet3 keeps a copy of the ASR task and of its class lists.
     "espnet3.systems.esp2_asr.task",
 )
+TRANSDUCER_TASK_MODULES: Tuple[str, ...] = ("espnet2.tasks.asr_transducer",)
 
 
 def espnet_version() -> str:

@@ -1,7 +1,7 @@
 """Quantized encoders: ESPnet's, with `gq_conf` (see `espnet_gq.nn.GQConfig`).
 
-Patterns of `gq_conf` are module names inside the encoder, such as
-"encoders.0.feed_forward.w_1" or "embed.*".
+Patterns of `gq_conf` are names inside the encoder, such as
+"encoders.0.feed_forward.w_1", "embed.*" or "enc.0.*.weight_hh_l0".
 """
 
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
@@ -10,7 +10,9 @@ from espnet2.asr.encoder.contextual_block_conformer_encoder import (
     ContextualBlockConformerEncoder,
 )
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
+from espnet2.asr.encoder.vgg_rnn_encoder import VGGRNNEncoder
 
 from espnet_gq.espnet.mixin import QuantizedByConf
 
@@ -47,6 +49,18 @@ class GQContextualBlockConformerEncoder(
     gq_name = "gq_contextual_block_conformer"
 
 
+class GQRNNEncoder(QuantizedByConf, RNNEncoder):
+    """Quantized LSTM or GRU encoder."""
+
+    gq_name = "gq_rnn"
+
+
+class GQVGGRNNEncoder(QuantizedByConf, VGGRNNEncoder):
+    """Quantized VGG and LSTM or GRU encoder."""
+
+    gq_name = "gq_vgg_rnn"
+
+
 ENCODERS = {
     cls.gq_name: cls
     for cls in (
@@ -55,5 +69,7 @@ ENCODERS = {
         GQBranchformerEncoder,
         GQEBranchformerEncoder,
         GQContextualBlockConformerEncoder,
+        GQRNNEncoder,
+        GQVGGRNNEncoder,
     )
 }

@@ -1,7 +1,9 @@
 """What turns one of ESPnet's classes into its quantized form."""
 
 import inspect
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
+
+from torch import nn
 
 from espnet_gq.nn import GQConfigError, prepare
 
@@ -13,8 +15,15 @@ class QuantizedByConf:
     is that of the ESPnet class plus `gq_conf`.
     """
 
+    gq_name: str
+    """What error messages call the class: its name in ESPnet's configuration."""
+    gq_optional = False
+    """Whether the model stays float where no `gq_conf` is given."""
+
     def __init__(self, *args, gq_conf: Optional[Dict[str, Any]] = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if gq_conf is None and self.gq_optional:
+            return
         try:
             self._quantize(gq_conf)
         except GQConfigError as e:
@@ -39,3 +48,23 @@ class QuantizedByConf:
             at -= 1
         parameters.insert(at, gq_conf)
         cls.__signature__ = signature.replace(parameters=parameters)
+
+
+def prepare_parts(
+    model: nn.Module, names: Sequence[str], gq_conf: Optional[Dict[str, Any]]
+) -> None:
+    """Quantize some children of a model; patterns are names inside the model.
+
+    Args:
+        model: ESPnet's model.
+        names: Its children to quantize; those it lacks are left out.
+        gq_conf: See `espnet_gq.nn.GQConfig`.
+    """
+    holder = nn.Module()
+    for name in names:
+        part = getattr(model, name, None)
+        if part is not None:
+            holder.add_module(name, part)
+    prepare(holder, gq_conf)
+    for name, part in holder.named_children():
+        setattr(model, name, part)

@@ -6,10 +6,11 @@ import sys
 from types import ModuleType
 from typing import Dict
 
-from espnet_gq._compat import ASR_TASK_MODULES
+from espnet_gq._compat import ASR_TASK_MODULES, TRANSDUCER_TASK_MODULES
+from espnet_gq.espnet.transducer_loss import provide_when_missing
 
 
-def register(task_module: ModuleType) -> None:
+def register_asr(task_module: ModuleType) -> None:
     """Register with one of ESPnet's ASR task modules (see ASR_TASK_MODULES).
 
     Raises:
@@ -17,15 +18,48 @@ def register(task_module: ModuleType) -> None:
     """
     from espnet_gq.espnet.decoders import DECODERS
     from espnet_gq.espnet.encoders import ENCODERS
-    from espnet_gq.espnet.loading import extend_build_model_from_file
     from espnet_gq.espnet.model import MODELS
-    from espnet_gq.espnet.trainer import GQTrainer
 
     _add(task_module.encoder_choices, ENCODERS)
     _add(task_module.decoder_choices, DECODERS)
     _add(task_module.model_choices, MODELS)
-    task_module.ASRTask.trainer = GQTrainer
-    extend_build_model_from_file(task_module.ASRTask)
+    _extend(task_module.ASRTask)
+
+
+def register_transducer(task_module: ModuleType) -> None:
+    """Register with ESPnet's second transducer task.
+
+    Raises:
+        RuntimeError: If ESPnet already has a class under one of the names, or no
+            longer builds its model from the names that are replaced.
+    """
+    from espnet_gq.espnet import transducer_task as ours
+
+    _add(task_module.decoder_choices, ours.DECODERS)
+    for name, cls in (
+        ("Encoder", ours.GQTransducerEncoder),
+        ("ESPnetASRTransducerModel", ours.GQESPnetASRTransducerModel),
+    ):
+        if not issubclass(cls, getattr(task_module, name, type(None))):
+            raise RuntimeError(
+                f"{task_module.__name__}.{name} is not what espnet_gq replaces; "
+                "allowed: an ESPnet release that espnet_gq supports"
+            )
+        setattr(task_module, name, cls)
+    _extend(task_module.ASRTransducerTask)
+
+
+def _extend(task: type) -> None:
+    from espnet_gq.espnet.loading import extend_build_model_from_file
+    from espnet_gq.espnet.trainer import GQTrainer
+
+    task.trainer = GQTrainer
+    extend_build_model_from_file(task)
+
+
+REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
+REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
+"""ESPnet's task modules, and what to do once one of them is imported."""
 
 
 def _add(choices, classes: Dict[str, type]) -> None:
@@ -49,20 +83,20 @@ class _RegisterAfter(importlib.abc.Loader):
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        register(module)
+        REGISTER[module.__name__](module)
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Puts _RegisterAfter around the loaders of ESPnet's ASR task modules."""
+    """Puts _RegisterAfter around the loaders of ESPnet's task modules."""
 
     def __init__(self):
         self.searching = False
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in ASR_TASK_MODULES or self.searching:
+        if fullname not in REGISTER or self.searching:
             return None
         self.searching = True
         try:
@@ -75,8 +109,12 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register_when_imported() -> None:
-    """Register now with the task modules already imported, else at their import."""
-    for name in ASR_TASK_MODULES:
+    """Register now with the task modules already imported, else at their import.
+
+    Also provides the transducer loss where `warprnnt_pytorch` is missing.
+    """
+    provide_when_missing()
+    for name, register in REGISTER.items():
         if name in sys.modules:
             register(sys.modules[name])
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):

@@ -36,14 +36,16 @@ def _check_choice(where: str, key: str, value: Any, allowed: Tuple[str, ...]) ->
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings for the layers whose module name matches a pattern.
+    """Settings for the weights whose name matches a pattern.
 
     Args:
-        pattern: Shell pattern ("*" also crosses dots) for the name of the layer's
-            module inside the quantized one, such as "encoders.*.feed_forward.*".
+        pattern: Shell pattern ("*" also crosses dots) for the name of a layer inside
+            the quantized module, such as "encoders.*.feed_forward.*", or for that of
+            one of its parameters, such as "enc.0.*.weight_hh_l*".
         bits: Bit width instead of the default. None: the default.
-        granularity: "tensor" or "channel" instead of the default. None: the default.
-        float: True leaves the layers unquantized.
+        granularity: "tensor", "gate" or "channel" instead of the default. None: the
+            default.
+        float: True leaves the weights unquantized.
 
     Raises:
         GQConfigError: If a value has the wrong type or is out of range.
@@ -79,6 +81,11 @@ class Rule:
                 f"{where}: nothing is set; allowed: bits, granularity or float: true"
             )
 
+    def matches(self, layer: str, weight: str = "weight") -> bool:
+        """Return whether the pattern is that of a layer, or of this parameter of it."""
+        parameter = f"{layer}.{weight}" if layer else weight
+        return any(fnmatch.fnmatchcase(n, self.pattern) for n in (layer, parameter))
+
 
 @dataclass(frozen=True)
 class GQConfig:
@@ -86,10 +93,10 @@ class GQConfig:
 
     Args:
         bits: Default bit width, 1 to 8.
-        rules: Ordered rules (Rule, or dicts of its arguments); for each layer the
+        rules: Ordered rules (Rule, or dicts of its arguments); for each weight the
             first one that matches decides, and the default where none does.
-        granularity: "tensor" or "channel" for all layers without a rule. None: by
-            bit width (channel below 4 bits).
+        granularity: One scale a "tensor", "gate" (of recurrent layers; elsewhere as
+            tensor) or output "channel". None: by bit width (channel below 4 bits).
         forward: "soft", "hard", or "auto" (by bit width).
         annealing: Schedule of the inverse temperature (Annealing, or a dict of its
             arguments).
@@ -135,16 +142,16 @@ class GQConfig:
         _check_keys("gq_conf", conf, [f.name for f in fields(cls)])
         return cls(**conf)
 
-    def rule_for(self, name: str) -> Optional[Rule]:
-        """Return the first rule that matches a module name, or None."""
-        for rule in self.rules:
-            if fnmatch.fnmatchcase(name, rule.pattern):
-                return rule
-        return None
+    def quantizer_options(
+        self, layer: str, weight: str = "weight"
+    ) -> Optional[Dict[str, Any]]:
+        """Return the arguments of a weight's GeneralQuantizer, None to leave it float.
 
-    def quantizer_options(self, name: str) -> Optional[Dict[str, Any]]:
-        """Return the arguments of the layer's GeneralQuantizer, None to leave it."""
-        rule = self.rule_for(name)
+        Args:
+            layer: Name of the layer inside the quantized module.
+            weight: Name of the parameter inside the layer.
+        """
+        rule = next((r for r in self.rules if r.matches(layer, weight)), None)
         if rule is not None and rule.float:
             return None
         options = dict(

@@ -1,10 +1,12 @@
-"""Float layers with a quantizer on their weight, under the same parameter names.
+"""Float layers with quantizers on their weights, under the same parameter names.
 
 Each class extends its float layer and holds the same parameters, so a float checkpoint
-loads into it; the quantizer adds `weight_quantizer.*`. Biases stay float.
+loads into it; the quantizer of a parameter NAME adds `NAME_quantizer.*`. Biases stay
+float. Recurrent layers are in `recurrent.py`.
 """
 
-from typing import Dict, Type
+import contextlib
+from typing import Dict, Iterator, Mapping, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -17,35 +19,83 @@ class QuantizedLayer:
     """What the quantized layers share; `float_class` is the layer extended."""
 
     float_class: Type[nn.Module]
+    _held: Optional[Dict[str, torch.Tensor]] = None
+
+    @staticmethod
+    def gates(layer: nn.Module) -> Dict[str, int]:
+        """Return the weights of a float layer that can be quantized.
+
+        Returns:
+            Parameter name -> number of gates stacked in dimension 0 of it.
+        """
+        return {"weight": 1} if layer.weight.dim() > 1 else {}
 
     @classmethod
-    def from_float(cls, layer: nn.Module, **quantizer_options) -> "QuantizedLayer":
+    def from_float(
+        cls, layer: nn.Module, options: Mapping[str, Mapping]
+    ) -> "QuantizedLayer":
         """Return a quantized layer around the parameters of a float one (shared).
 
         Args:
             layer: Layer of exactly `float_class`.
-            quantizer_options: Arguments of GeneralQuantizer but `channels`.
+            options: For each parameter to quantize (see `gates`) the arguments of its
+                GeneralQuantizer but `channels` and `gates`.
         """
-        return _reclass(
-            layer,
-            cls,
-            weight_quantizer=GeneralQuantizer(
-                channels=layer.weight.shape[0], **quantizer_options
-            ).to(layer.weight.device),
-        )
+        gates = cls.gates(layer)
+        quantizers = {}
+        for name, arguments in options.items():
+            weight = getattr(layer, name)
+            quantizers[f"{name}_quantizer"] = GeneralQuantizer(
+                channels=weight.shape[0], gates=gates[name], **arguments
+            ).to(weight.device)
+        return _reclass(layer, cls, **quantizers)
 
     def to_float(self) -> nn.Module:
         """Return the float layer with every weight on its centroid (own copy)."""
         layer = _reclass(self, self.float_class)
-        del layer._modules["weight_quantizer"]
-        weight = self.weight_quantizer.quantize(self.weight.detach())
         layer._parameters = dict(layer._parameters)
-        layer.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        for name, weight, quantizer in self.quantized():
+            del layer._modules[f"{name}_quantizer"]
+            layer._parameters[name] = nn.Parameter(
+                quantizer.quantize(weight.detach()), requires_grad=weight.requires_grad
+            )
+        layer.__dict__.pop("_held", None)
         return layer
 
-    def quantized_weight(self) -> torch.Tensor:
-        """Return the weight that the forward pass uses."""
-        return self.weight_quantizer(self.weight)
+    def quantized(self) -> Iterator[Tuple[str, nn.Parameter, GeneralQuantizer]]:
+        """Yield (parameter name, weight, quantizer) of every quantized weight."""
+        for key, quantizer in self._modules.items():
+            name = key.removesuffix("_quantizer")
+            if name != key:
+                yield name, self._parameters[name], quantizer
+
+    def weight_in_use(self, name: str = "weight") -> torch.Tensor:
+        """Return the form of a parameter that the forward pass computes with."""
+        quantizer = self._modules.get(f"{name}_quantizer")
+        if quantizer is None:
+            return self._parameters[name]
+        if self._held is None:
+            return quantizer(self._parameters[name])
+        if name not in self._held:
+            self._held[name] = quantizer(self._parameters[name])
+        return self._held[name]
+
+
+@contextlib.contextmanager
+def quantized_once(module: nn.Module) -> Iterator[None]:
+    """Quantize each weight of a module once within the block, whatever uses it.
+
+    For a forward pass that calls its layers again and again (a decoder that steps
+    through its labels). Weights must not change within the block.
+    """
+    layers = [m for m in module.modules() if isinstance(m, QuantizedLayer)]
+    for layer in layers:
+        layer._held = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._held = None
 
 
 def _reclass(layer: nn.Module, cls: type, **modules: nn.Module) -> nn.Module:
@@ -66,7 +116,7 @@ class QuantizedLinear(QuantizedLayer, nn.Linear):
     float_class = nn.Linear
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.linear(input, self.quantized_weight(), self.bias)
+        return F.linear(input, self.weight_in_use(), self.bias)
 
 
 class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
@@ -75,7 +125,7 @@ class QuantizedConv1d(QuantizedLayer, nn.Conv1d):
     float_class = nn.Conv1d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.quantized_weight(), self.bias)
+        return self._conv_forward(input, self.weight_in_use(), self.bias)
 
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
@@ -84,7 +134,7 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     float_class = nn.Conv2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.quantized_weight(), self.bias)
+        return self._conv_forward(input, self.weight_in_use(), self.bias)
 
 
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
@@ -99,18 +149,10 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return F.embedding(
             input,
-            self.quantized_weight(),
+            self.weight_in_use(),
             self.padding_idx,
             self.max_norm,
             self.norm_type,
             self.scale_grad_by_freq,
             self.sparse,
         )
-
-
-QUANTIZED: Dict[Type[nn.Module], Type[QuantizedLayer]] = {
-    cls.float_class: cls
-    for cls in (QuantizedLinear, QuantizedConv1d, QuantizedConv2d, QuantizedEmbedding)
-}
-"""Quantized class of each float class. Only layers of exactly these classes are
-replaced: a subclass may compute something else."""

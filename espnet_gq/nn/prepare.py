@@ -2,23 +2,50 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type, Union
 
 import torch
 from torch import nn
 
 from espnet_gq.nn.config import GQConfig, GQConfigError
-from espnet_gq.nn.layers import QUANTIZED, QuantizedLayer
+from espnet_gq.nn.layers import (
+    QuantizedConv1d,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLayer,
+    QuantizedLinear,
+)
+from espnet_gq.nn.recurrent import (
+    QuantizedGRU,
+    QuantizedGRUCell,
+    QuantizedLSTM,
+    QuantizedLSTMCell,
+)
 from espnet_gq.quantizer import GeneralQuantizer
 
+QUANTIZED: Dict[Type[nn.Module], Type[QuantizedLayer]] = {
+    cls.float_class: cls
+    for cls in (
+        *(QuantizedLinear, QuantizedConv1d, QuantizedConv2d, QuantizedEmbedding),
+        *(QuantizedLSTM, QuantizedGRU, QuantizedLSTMCell, QuantizedGRUCell),
+    )
+}
+"""Quantized class of each float class. Only layers of exactly these classes are
+replaced: a subclass may compute something else."""
 
-def quantizable(module: nn.Module) -> List[str]:
-    """Return the names of the layers that `prepare` would replace."""
-    return [
-        name
+
+def quantizable(module: nn.Module) -> Dict[str, List[str]]:
+    """Return the layers that `prepare` would replace.
+
+    Returns:
+        Name of the layer -> names of its parameters that can be quantized.
+    """
+    found = {
+        name: list(QUANTIZED[type(child)].gates(child))
         for name, child in module.named_modules()
-        if type(child) in QUANTIZED and child.weight.dim() > 1
-    ]
+        if type(child) in QUANTIZED
+    }
+    return {name: weights for name, weights in found.items() if weights}
 
 
 def prepare(
@@ -26,8 +53,10 @@ def prepare(
 ) -> nn.Module:
     """Make a module quantization-aware, in place.
 
-    Every Linear, Conv1d, Conv2d and Embedding is replaced by its quantized form under
-    the same parameter names. Layers that share one weight get one quantizer each.
+    Every Linear, Conv1d, Conv2d, Embedding, LSTM, GRU, LSTMCell and GRUCell is replaced
+    by its quantized form under the same parameter names. Each weight matrix of a
+    recurrent layer has a quantizer of its own. Layers that share one weight get one
+    quantizer each.
 
     Args:
         module: Any torch module.
@@ -42,20 +71,20 @@ def prepare(
     """
     if not isinstance(config, GQConfig):
         config = GQConfig.from_dict(config)
-    names = quantizable(module)
+    layers = quantizable(module)
     for rule in config.rules:
-        one = GQConfig(rules=(rule,))
-        if not any(one.rule_for(name) for name in names):
+        if not any(rule.matches(name, w) for name in layers for w in layers[name]):
             raise GQConfigError(
                 f"gq_conf.rules: pattern '{rule.pattern}' matches no layer; allowed: a "
-                f"pattern for one of {_examples(names)}"
+                f"pattern for one of {_examples(layers)}"
             )
-    for name in names:
-        options = config.quantizer_options(name)
-        if options is None:
+    for name, weights in layers.items():
+        options = {w: config.quantizer_options(name, w) for w in weights}
+        options = {w: given for w, given in options.items() if given is not None}
+        if not options:
             continue
         layer = module.get_submodule(name)
-        new = QUANTIZED[type(layer)].from_float(layer, **options)
+        new = QUANTIZED[type(layer)].from_float(layer, options)
         if name == "":
             return new
         parent, _, child = name.rpartition(".")
@@ -63,9 +92,14 @@ def prepare(
     return module
 
 
-def _examples(names: List[str]) -> str:
-    if not names:
+def _examples(layers: Mapping[str, List[str]]) -> str:
+    if not layers:
         return "no layers: the module has none that can be quantized"
+    names = [
+        name if weights == ["weight"] else f"{name}.{weight}"
+        for name, weights in layers.items()
+        for weight in weights
+    ]
     shown = ", ".join(names[:8])
     return shown + (f", ... ({len(names)} layers)" if len(names) > 8 else "")
 
@@ -114,7 +148,8 @@ def quantized_weights(
     """Yield (parameter name, weight, quantizer) of every quantized tensor."""
     for name, layer in quantized_layers(module):
         prefix = name + "." if name else ""
-        yield prefix + "weight", layer.weight, layer.weight_quantizer
+        for weight_name, weight, quantizer in layer.quantized():
+            yield prefix + weight_name, weight, quantizer
 
 
 def fit_quantizers(module: nn.Module, again: bool = False) -> None:

@@ -11,11 +11,12 @@ with `weights_only=True`:
 
 The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
 tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
-`scales` values of ln s (float32; 1, or one for each index of dimension 0) and the
-stream of indices (`bits.py`). Weight i of row r is s_r * c[index_i], with the codebook
-c of `espnet_gq.quantizer.mulaw` (computed in float64, rounded to float32). An entry of
-any other tensor is {"name", "shape", "dtype"} and holds its little-endian values. Every
-entry is filled with zeros to a multiple of 4 bytes.
+`scales` values of ln s (float32) and the stream of indices (`bits.py`). `scales`
+divides dimension 0: scale i serves the i-th of that many equal parts of it. A weight is
+s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in float64,
+rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"} and
+holds its little-endian values. Every entry is filled with zeros to a multiple of 4
+bytes.
 """
 
 import hashlib
@@ -210,7 +211,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
             start = offset
             if "bits" in entry:
                 bits, scales = _count(entry["bits"], 8), _count(entry["scales"])
-                if bits < 1 or scales not in (1, shape[0] if shape else 1):
+                if bits < 1 or scales < 1 or (shape or (1,))[0] % scales:
                     raise PackedFormatError(f"{bits} bits with {scales} scales")
                 log_mu, log_scale = (
                     torch.from_numpy(take(4 * n).view("<f4").astype(np.float32))
@@ -220,8 +221,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
                 index = torch.from_numpy(unpack_bits(stream, numel, bits))
                 c, _ = codebook(log_mu, bits)
                 scale, _ = scale_pair(log_scale, torch.float32)
-                rows = shape[0] if shape else 1
-                weight = scale * c[index.long().view(rows, -1)] if numel else c[:0]
+                weight = scale * c[index.long().view(scales, numel // scales)]
                 state[name] = weight.view(shape)
                 state[f"{name}_quantizer.log_scale"] = log_scale
                 state[f"{name}_quantizer.log_mu"] = log_mu

@@ -54,21 +54,21 @@ def _refine(w: torch.Tensor, scale: torch.Tensor, c: torch.Tensor) -> torch.Tens
 
 @torch.no_grad()
 def fit(
-    w: torch.Tensor, bits: int, per_channel: bool
+    w: torch.Tensor, bits: int, scales: int = 1
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return ln s and ln mu that quantize w with little squared error.
 
     s / max|w| is searched from 0.1 to 1 jointly with mu from 0.03 to 255, then s is
-    refined by least squares given the assignment (at 1 bit this is s = mean|w|). With a
-    scale per output channel the rows share one ratio and one mu before refinement.
+    refined by least squares given the assignment (at 1 bit this is s = mean|w|). Several
+    scales share one ratio and one mu before refinement.
 
     Args:
         w: Weights, any shape; dimension 0 is the output channel.
         bits: Bit width, 1 to 8.
-        per_channel: One scale per output channel instead of one for the tensor.
+        scales: Number of scales, each for an equal part of dimension 0.
 
     Returns:
-        ln s of shape (rows,) or (1,) and ln mu of shape (1,), float32, on the device
+        ln s of shape (scales,) and ln mu of shape (1,), float32, on the device
         of w.
 
     Raises:
@@ -76,10 +76,10 @@ def fit(
     """
     if not torch.isfinite(w).all():
         raise ValueError("the weights hold NaN or infinite values")
-    rows = w.detach().reshape(w.shape[0] if w.dim() > 0 else 1, -1).cpu().double()
-    peak = rows.abs().amax(dim=1, keepdim=True) if rows.numel() else rows.new_ones(1, 1)
-    if not per_channel:
-        peak = peak.max().view(1, 1)
+    rows = w.detach().reshape(scales, w.numel() // scales).cpu().double()
+    peak = rows.new_ones(scales, 1)
+    if rows.numel():
+        peak = rows.abs().amax(dim=1, keepdim=True)
     peak = peak.clamp_min(MIN_SCALE)
     ratio, mu = _search((rows / peak).flatten(), bits) if bits > 1 else (1.0, 1.0)
     log_mu = torch.tensor([mu], dtype=torch.float64).log()

@@ -14,10 +14,10 @@ from espnet_gq.quantizer.mulaw import codebook
 SOFT, HARD = fused.SOFT, fused.HARD
 
 
-def _work(w: torch.Tensor) -> torch.Tensor:
-    """Return w as a (rows, cols) matrix in the type the mathematics runs in."""
-    w = w.detach()
-    w = w.reshape(w.shape[0] if w.dim() > 0 else 1, -1)
+def _work(w: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """Return w with one row for each scale, in the type the mathematics runs in."""
+    rows = log_scale.numel()
+    w = w.detach().reshape(rows, w.numel() // rows)
     return w if w.dtype == torch.float64 else w.float()
 
 
@@ -37,7 +37,7 @@ def hard_quantize(
     w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
 ) -> torch.Tensor:
     """Return w with every value moved to its nearest centroid; no gradient."""
-    work = _work(w)
+    work = _work(w, log_scale)
     c, _ = codebook(log_mu, bits, work.dtype)
     scale, inverse = scale_pair(log_scale, work.dtype)
     if fused.usable(work):
@@ -53,7 +53,7 @@ def hard_indices(
     w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
 ) -> torch.Tensor:
     """Return the index of the nearest centroid of each weight, uint8, shape of w."""
-    work = _work(w)
+    work = _work(w, log_scale)
     c, _ = codebook(log_mu, bits, work.dtype)
     _, inverse = scale_pair(log_scale, work.dtype)
     return assignment.hard_index(work * inverse, c).to(torch.uint8).view(w.shape)
@@ -64,7 +64,7 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors):
-        work = _work(w)
+        work = _work(w, log_scale)
         c, dc = codebook(log_mu, bits, work.dtype)
         scale, inverse = scale_pair(log_scale, work.dtype)
         if fused.usable(work):
@@ -85,7 +85,7 @@ class FakeQuantize(torch.autograd.Function):
     def backward(ctx, grad):
         w, scale, inverse, c, dc = ctx.saved_tensors
         mode, alpha, factors = ctx.options
-        work = _work(w)
+        work = _work(w, scale)
         grad = grad.reshape(work.shape).to(work.dtype)
         args = (grad, work, scale, inverse, c, dc)
         if fused.usable(work):
@@ -117,7 +117,8 @@ def fake_quantize(
     Args:
         w: Weights of any shape; dimension 0 is the output channel. The mathematics
             runs in float32 (float64 for float64 weights) whatever autocast says.
-        log_scale: ln s, shape (1,) or (w.shape[0],).
+        log_scale: ln s, shape (n,), n a divisor of w.shape[0]: scale i serves the i-th
+            of n equal parts of dimension 0.
         log_mu: ln mu, one element.
         bits: Bit width, 1 to 8.
         mode: SOFT (soft forward and its own gradient) or HARD (nearest centroid

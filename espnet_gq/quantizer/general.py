@@ -25,7 +25,7 @@ pass takes the slope of the soft assignment."""
 SOFT_ALPHA = (3.0, 50.0)
 HARD_ALPHA = (2.0, 4.0)
 STATISTICS_SAMPLE = 2**17
-GRANULARITIES = ("tensor", "channel")
+GRANULARITIES = ("tensor", "gate", "channel")
 FORWARDS = ("auto", "soft", "hard")
 
 
@@ -43,11 +43,13 @@ class GeneralQuantizer(nn.Module):
     Args:
         bits: Bit width, 1 to 8.
         channels: Size of dimension 0 of the weights.
-        granularity: "tensor" (one scale) or "channel" (one per output channel).
-            None: "channel" below SOFT_FROM_BITS bits, else "tensor".
+        granularity: "tensor" (one scale), "channel" (one per output channel) or
+            "gate" (one per gate of a recurrent matrix, else as "tensor"). None:
+            "channel" below SOFT_FROM_BITS bits, else "tensor".
         forward: "soft", "hard" or "auto" (by bit width).
         annealing: Schedule of the inverse temperature.
         every: Quantize at every k-th optimizer step only (quantization frequency).
+        gates: Gates stacked in dimension 0 of the weights.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class GeneralQuantizer(nn.Module):
         forward: str = "auto",
         annealing: Annealing = Annealing(),
         every: int = 1,
+        gates: int = 1,
     ):
         super().__init__()
         if granularity is None:
@@ -71,7 +74,7 @@ class GeneralQuantizer(nn.Module):
             *(SOFT_ALPHA if self.mode == SOFT else HARD_ALPHA)
         )
         self.every = every
-        size = channels if granularity == "channel" else 1
+        size = {"tensor": 1, "gate": gates, "channel": channels}[granularity]
         self.log_scale = nn.Parameter(torch.zeros(size))
         self.log_mu = nn.Parameter(torch.zeros(1))
         for parameter in (self.log_scale, self.log_mu):
@@ -116,7 +119,7 @@ class GeneralQuantizer(nn.Module):
         Raises:
             ValueError: If a weight is NaN or infinite.
         """
-        log_scale, log_mu = fit(w, self.bits, self.granularity == "channel")
+        log_scale, log_mu = fit(w, self.bits, self.log_scale.numel())
         with torch.no_grad():
             self.log_scale.copy_(log_scale)
             self.log_mu.copy_(log_mu)
@@ -168,11 +171,11 @@ class GeneralQuantizer(nn.Module):
         return hard_indices(w, self.log_scale, self.log_mu, self.bits)
 
     def centroids(self) -> torch.Tensor:
-        """Return z_j = s c_j, shape (2^bits,) or (channels, 2^bits), float32."""
+        """Return z_j = s c_j, shape (2^bits,) or (scales, 2^bits), float32."""
         c, _ = codebook(self.log_mu, self.bits)
         scale, _ = scale_pair(self.log_scale, c.dtype)
         z = scale * c
-        return z if self.granularity == "channel" else z[0]
+        return z if len(z) > 1 else z[0]
 
     @torch.no_grad()
     def statistics(self, w: torch.Tensor) -> Dict[str, float]:
@@ -193,7 +196,7 @@ class GeneralQuantizer(nn.Module):
         scale, _ = scale_pair(self.log_scale, c.dtype)
         index = self.indices(w).long()
         gap = torch.diff(c)[index.clamp_max(c.numel() - 2)].double()
-        gap = gap * scale.double()
+        gap = gap * scale.double().repeat_interleave(len(w) // len(scale), 0)
         share = numel / max(w.numel(), 1)
         return {
             "hard": share * float(hard.square().sum()),

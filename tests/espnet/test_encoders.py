@@ -8,7 +8,6 @@ import torch
 
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.decoders import DECODERS
 from espnet_gq.espnet.encoders import ENCODERS
 from espnet_gq.nn.prepare import quantizable, quantized_layers, quantized_weights
 
@@ -22,6 +21,10 @@ ENCODER_OPTIONS = {
     "gq_e_branchformer": dict(SMALL, cgmlp_linear_units=32),
     "gq_contextual_block_conformer": dict(
         SMALL, block_size=8, hop_size=4, look_ahead=2
+    ),
+    "gq_rnn": dict(rnn_type="gru", hidden_size=12, output_size=16, num_layers=2),
+    "gq_vgg_rnn": dict(
+        hidden_size=12, output_size=16, num_layers=2, use_projection=False
     ),
 }
 
@@ -44,12 +47,10 @@ def test_every_layer_is_quantized_and_used(name):
     # Each kind of layer that could be quantized is.
     assert not quantizable(encoder)
     used = set()
-    for layer_name, layer in quantized_layers(encoder):
-        layer.weight_quantizer.register_forward_hook(
-            lambda *_, n=layer_name: used.add(n)
-        )
+    for name, _, quantizer in quantized_weights(encoder):
+        quantizer.register_forward_hook(lambda *_, n=name: used.add(n))
     encoder(*speech())[0].sum().backward()
-    assert used == {n for n, _ in quantized_layers(encoder)}
+    assert used == {n for n, _, _ in quantized_weights(encoder)}
     for weight_name, weight, _ in quantized_weights(encoder):
         assert weight.grad is not None, weight_name
 
@@ -59,7 +60,7 @@ def test_float_checkpoint_in_and_hardened_checkpoint_out(name):
     source = build(name.removeprefix("gq_"))
     encoder = build(name, gq_conf={"bits": 5})
     missing, unexpected = encoder.load_state_dict(source.state_dict(), strict=False)
-    assert not unexpected and all("weight_quantizer" in k for k in missing)
+    assert not unexpected and all("_quantizer." in k for k in missing)
     encoder(*speech())
     encoder.eval()
     plain = build(name.removeprefix("gq_")).eval()
@@ -98,7 +99,52 @@ def test_decoder():
     plain.load_state_dict(espnet_gq.harden(decoder).state_dict())
     args = (memory, torch.tensor([9, 7]), tokens, torch.tensor([3, 2]))
     assert torch.equal(plain(*args)[0], decoder(*args)[0])
-    assert set(DECODERS) == {"gq_transformer"}
+
+
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru"])
+def test_attention_rnn_decoder(rnn_type):
+    options = dict(
+        vocab_size=13,
+        encoder_output_size=16,
+        rnn_type=rnn_type,
+        num_layers=2,
+        hidden_size=12,
+    )
+    torch.manual_seed(0)
+    decoder = asr.decoder_choices.get_class("gq_rnn")(**options, gq_conf={"bits": 5})
+    names = {n for n, _, _ in quantized_weights(decoder)}
+    assert {"decoder.0.weight_hh", "decoder.1.weight_ih", "embed.weight"} <= names
+    assert {"att_list.0.mlp_enc.weight", "output.weight"} <= names
+    calls = []
+    for name, _, quantizer in quantized_weights(decoder):
+        quantizer.register_forward_hook(lambda *_, n=name: calls.append(n))
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    args = (torch.randn(2, 9, 16), torch.tensor([9, 7]), tokens, torch.tensor([3, 2]))
+    decoder(*args)[0].sum().backward()
+    # Once each, however many labels there are.
+    assert sorted(calls) == sorted(names)
+    decoder.eval()
+    plain = asr.decoder_choices.get_class("rnn")(**options).eval()
+    plain.load_state_dict(espnet_gq.harden(decoder).state_dict())
+    assert torch.equal(plain(*args)[0], decoder(*args)[0])
+
+
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru"])
+def test_transducer_decoder(rnn_type):
+    options = dict(vocab_size=13, rnn_type=rnn_type, num_layers=2, hidden_size=12)
+    torch.manual_seed(0)
+    decoder = asr.decoder_choices.get_class("gq_transducer")(
+        **options, gq_conf={"bits": 5}
+    )
+    names = {n for n, _, _ in quantized_weights(decoder)}
+    assert {"embed.weight", "decoder.0.weight_ih_l0", "decoder.1.weight_hh_l0"} <= names
+    labels = torch.tensor([[0, 2, 3], [0, 5, 1]])
+    decoder(labels).sum().backward()
+    assert all(w.grad is not None for _, w, _ in quantized_weights(decoder))
+    decoder.eval()
+    plain = asr.decoder_choices.get_class("transducer")(**options).eval()
+    plain.load_state_dict(espnet_gq.harden(decoder).state_dict())
+    torch.testing.assert_close(plain(labels), decoder(labels))
 
 
 def test_mistakes_name_the_class_and_the_key():
@@ -109,17 +155,17 @@ def test_mistakes_name_the_class_and_the_key():
 
 
 def test_registering_twice_changes_nothing():
-    from espnet_gq.espnet.registration import register
+    from espnet_gq.espnet.registration import register_asr
 
     before = dict(asr.encoder_choices.classes), asr.ASRTask.build_model_from_file
-    register(asr)
+    register_asr(asr)
     assert dict(asr.encoder_choices.classes) == before[0]
     assert asr.ASRTask.build_model_from_file == before[1]
 
 
 def test_a_name_that_espnet_has_already_is_an_error(monkeypatch):
-    from espnet_gq.espnet.registration import register
+    from espnet_gq.espnet.registration import register_asr
 
     monkeypatch.setitem(asr.encoder_choices.classes, "gq_conformer", object)
     with pytest.raises(RuntimeError, match="already has encoder 'gq_conformer'"):
-        register(asr)
+        register_asr(asr)

@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 import yaml
-from tiny_task import environment, run
+from tiny_task import RNNT, Task, environment, run
 
 from espnet_gq.analysis.size import describe
 from espnet_gq.packing import load_state_dict, quantized_names, unpack_state_dict
@@ -92,8 +93,10 @@ def same(a, b):
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
 
 
-def test_resume_after_sigkill_is_exact(task):
-    config = task.config("resume.yaml", max_epoch=EPOCHS, keep_nbest_models=EPOCHS)
+@pytest.mark.parametrize("changes", [{}, RNNT], ids=["conformer", "rnnt"])
+def test_resume_after_sigkill_is_exact(tmp_path, changes):
+    task = Task(tmp_path)
+    config = task.config(max_epoch=EPOCHS, keep_nbest_models=EPOCHS, **changes)
     task.train(config, "whole")
     # Inside the second epoch, then between the second and the third.
     kill_at(task, config, "killed", "2epoch:train:4-4batch")

@@ -65,6 +65,61 @@ CONFIG = {
 }
 
 
+RNNT = {
+    "encoder": "gq_rnn",
+    "encoder_conf": {
+        "bidirectional": False,
+        "num_layers": 2,
+        "hidden_size": 16,
+        "output_size": 16,
+        "dropout": 0.1,
+        "subsample": [2, 2],
+        "gq_conf": {
+            "bits": 5,
+            "rules": [{"pattern": "*.weight_hh_l0", "bits": 1}],
+        },
+    },
+    "decoder": "gq_transducer",
+    "decoder_conf": {"hidden_size": 16, "gq_conf": {"bits": 4}},
+    "joint_net_conf": {"joint_space_size": 16},
+    "model_conf": {
+        "ctc_weight": 0.3,
+        "report_cer": False,
+        "report_wer": False,
+        "gq_conf": {"bits": 8},
+    },
+    "best_model_criterion": [["valid", "loss", "min"]],
+}
+"""What makes CONFIG an LSTM transducer, in part at 1 bit."""
+
+SECOND_TASK = {
+    "encoder": None,
+    "encoder_conf": {
+        "main_conf": {"dynamic_chunk_training": True, "short_chunk_size": 5},
+        "input_conf": {"vgg_like": False, "conv_size": 16, "subsampling_factor": 4},
+        "body_conf": [
+            {
+                "block_type": "conformer",
+                "hidden_size": 16,
+                "linear_size": 32,
+                "heads": 2,
+                "conv_mod_kernel_size": 7,
+                "num_blocks": 2,
+            }
+        ],
+        "gq_conf": {"bits": 5},
+    },
+    "decoder": "gq_rnn",
+    "decoder_conf": {"embed_size": 16, "hidden_size": 16, "gq_conf": {"bits": 4}},
+    "joint_network_conf": {"joint_space_size": 16},
+    "model": None,
+    "model_conf": {"auxiliary_ctc_weight": 0.3, "gq_conf": {"bits": 8}},
+    "normalize": None,
+    "best_model_criterion": [["valid", "loss", "min"]],
+}
+"""What makes CONFIG a streaming Conformer of ESPnet's second transducer task."""
+
+
 class Task:
     """A folder with a data set; trains and decodes in processes of its own."""
 
@@ -88,18 +143,21 @@ class Task:
         (path / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
 
     def config(self, name: str = "train.yaml", **changes) -> Path:
-        """Write a configuration; `a__b=c` sets a nested key."""
+        """Write a configuration; `a__b=c` sets a nested key, None takes one out."""
         config = yaml.safe_load(yaml.safe_dump(CONFIG))
         for key, value in changes.items():
             *parents, last = key.split("__")
             target = config
             for parent in parents:
                 target = target.setdefault(parent, {})
-            target[last] = value
+            if value is None:
+                del target[last]
+            else:
+                target[last] = value
         (self.path / name).write_text(yaml.safe_dump(config))
         return self.path / name
 
-    def arguments(self, config: Path, output: str, *extra: str):
+    def arguments(self, config: Path, output: str, *extra: str, asr_task="asr"):
         """Return the command line of a training."""
         data = []
         for split in ("train", "valid"):
@@ -110,26 +168,37 @@ class Task:
                 f"--{split}_shape_file={folder}/speech_shape",
             ]
         return [
-            *[sys.executable, "-m", "espnet_gq", "-m", "espnet2.bin.asr_train"],
+            *[sys.executable, "-m", "espnet_gq", "-m", f"espnet2.bin.{asr_task}_train"],
             *["--config", str(config), "--output_dir", str(self.path / output)],
             *["--token_type", "word", "--token_list", str(self.path / "tokens.txt")],
             *["--ngpu", "0", "--resume", "true", *data, *extra],
         ]
 
-    def train(self, config: Path, output: str, *extra: str, check: bool = True):
+    def train(
+        self, config: Path, output: str, *extra: str, check: bool = True, **options
+    ):
         """Train to the end; returns the completed process."""
-        return run(self.arguments(config, output, *extra), check=check)
+        return run(self.arguments(config, output, *extra, **options), check=check)
 
-    def decode(self, config: Path, model: Path, output: str, launcher=True, check=True):
-        """Decode the validation set; returns {utterance: text}."""
+    def decode(
+        self,
+        config: Path,
+        model: Path,
+        output: str,
+        *extra: str,
+        launcher=True,
+        check=True,
+        module="espnet2.bin.asr_inference",
+    ):
+        """Decode the validation set; returns {file: contents}."""
         done = run(
             [
                 *[sys.executable, *(["-m", "espnet_gq"] if launcher else [])],
-                *["-m", "espnet2.bin.asr_inference", "--asr_train_config", str(config)],
+                *["-m", module, "--asr_train_config", str(config)],
                 *["--asr_model_file", str(model), "--ngpu", "0", "--beam_size", "2"],
                 *["--data_path_and_name_and_type"],
                 f"{self.path}/valid/wav.scp,speech,sound",
-                *["--output_dir", str(self.path / output)],
+                *["--output_dir", str(self.path / output), *extra],
             ],
             check=check,
         )

@@ -36,7 +36,7 @@ def test_nothing_means_the_defaults():
         ({"bits": "5"}, ["bits is '5'", "1 to 8"]),
         ({"bits": True}, ["bits is True", "1 to 8"]),
         ({"bits": 5.0}, ["bits is 5.0", "1 to 8"]),
-        ({"granularity": "row"}, ["granularity is 'row'", "tensor, channel"]),
+        ({"granularity": "row"}, ["granularity is 'row'", "tensor, gate, channel"]),
         ({"forward": "firm"}, ["forward is 'firm'", "auto, soft, hard"]),
         ({"every": 0}, ["every is 0", "from 1"]),
         ({"rules": "embed"}, ["rules is 'embed'", "a list"]),

@@ -28,14 +28,14 @@ def test_evaluation_uses_at_most_two_to_the_bits_values(bits, granularity):
 
 def test_fit_finds_the_least_squared_error_at_one_bit():
     w = weights()
-    log_scale, _ = fit(w, 1, per_channel=False)
+    log_scale, _ = fit(w, 1, scales=1)
     assert float(log_scale.exp()) == pytest.approx(float(w.abs().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
 def test_fit_beats_the_naive_start_on_heavy_tails(bits):
     w = torch.distributions.Laplace(0.0, 0.1).sample((64, 64))
-    log_scale, log_mu = fit(w, bits, per_channel=False)
+    log_scale, log_mu = fit(w, bits, scales=1)
     fitted = (hard_quantize(w, log_scale, log_mu, bits) - w).square().sum()
     naive_scale = w.abs().max().log().view(1)
     for mu in (1e-3, 255.0):

@@ -67,7 +67,7 @@ lm_exp=
 lm_train_text=  # text of char and word token lists; default: the training set's
 lm_dev_text=
 lm_test_text=
-asr_task=asr
+asr_task=asr  # asr or asr_transducer (ESPnet's second transducer task)
 asr_tag=  # suffix of the experiment's folder
 asr_exp=  # the experiment's folder
 asr_stats_dir=  # folder of the statistics of stage 10
@@ -82,7 +82,7 @@ use_lightning=false
 hf_repo=
 use_k2=false
 use_maskctc=false
-use_streaming=false  # decode with asr_inference_streaming
+use_streaming=false  # decode chunk by chunk (asr_inference_streaming)
 batch_size=1  # utterances decoded at once
 inference_tag=  # folder of the decoded text, below the experiment
 inference_config=  # decoding configuration
@@ -149,12 +149,14 @@ done
 "${use_lm}" && needs_espnet "a language model (stages 6-8, --use_lm true)"
 "${use_ngram}" && needs_espnet "an n-gram language model (stage 9, --use_ngram true)"
 "${skip_upload_hf}" || needs_espnet "uploading (stage 15, --skip_upload_hf false)"
-for setting in feats_type=raw asr_task=asr num_nodes=1 num_ref=1 num_splits_asr=1 \
+for setting in feats_type=raw num_nodes=1 num_ref=1 num_splits_asr=1 \
     use_word_lm=false use_lightning=false use_k2=false use_maskctc=false \
     download_model=; do
     name=${setting%%=*}
     [ "${!name}" = "${setting#*=}" ] || needs_espnet "--${name} ${!name}"
 done
+[[ ${asr_task} =~ ^(asr|asr_transducer)$ ]] \
+    || die "--asr_task is '${asr_task}'; allowed: asr, asr_transducer."
 [[ ${token_type} =~ ^(bpe|char|word)$ ]] || needs_espnet "--token_type ${token_type}"
 [[ ${audio_format} =~ ^(flac|wav)$ ]] || needs_espnet "--audio_format ${audio_format}"
 
@@ -396,7 +398,7 @@ if runs 10; then
     split_keys "${valid_scp}" "${n}" "${logdir}/valid.JOB.scp"
     mapfile -t opts < <(train_options)
     # shellcheck disable=SC2086
-    run_jobs "${n}" "${logdir}/stats.JOB.log" "${run[@]}" -m espnet2.bin.asr_train \
+    run_jobs "${n}" "${logdir}/stats.JOB.log" "${run[@]}" -m "espnet2.bin.${asr_task}_train" \
         --collect_stats true --ngpu 0 "${opts[@]}" \
         --train_shape_file "${logdir}/train.JOB.scp" \
         --valid_shape_file "${logdir}/valid.JOB.scp" \
@@ -436,7 +438,7 @@ if runs 11; then
     [ "${ngpu}" -gt 0 ] || threads=${training_threads}
     # shellcheck disable=SC2086
     OMP_NUM_THREADS=${threads} run_jobs 1 "${asr_exp}/train.log" \
-        "${run[@]}" -m espnet2.bin.asr_train \
+        "${run[@]}" -m "espnet2.bin.${asr_task}_train" \
         --ngpu "${ngpu}" --multiprocessing_distributed true "${opts[@]}" \
         --resume true --ignore_init_mismatch "${ignore_init_mismatch}" \
         --fold_length "$((asr_speech_fold_length * 100))" \
@@ -454,8 +456,12 @@ if runs 12; then
     resume_script "${asr_exp}/${inference_tag}" 12
     ngpu_inference=0
     "${gpu_inference}" && ngpu_inference=1
-    module=espnet2.bin.asr_inference
-    "${use_streaming}" && module+=_streaming
+    module=espnet2.bin.${asr_task}_inference
+    if "${use_streaming}"; then
+        [ "${asr_task}" = asr ] || die "--use_streaming true is for --asr_task asr;" \
+            "the other task takes 'streaming: true' in --inference_config."
+        module=espnet_gq.bin.asr_inference_streaming # what ESPnet serves, and LSTMs
+    fi
     opts=(--batch_size "${batch_size}" --ngpu "${ngpu_inference}")
     [ -z "${inference_config}" ] || opts+=(--config "${inference_config}")
     for dset in ${eval_sets}; do
@@ -498,7 +504,7 @@ fi
 
 if runs 14; then
     model=${inference_asr_model}
-    if grep -Eq '^(encoder|decoder|model): gq_' "${asr_exp}/config.yaml" \
+    if grep -q 'gq_conf:' "${asr_exp}/config.yaml" \
         && [[ ${model} != *.packed.pth ]]; then
         model=${model%.pth}.packed.pth
         log "Stage 14: bit-pack: ${asr_exp}/${model}"

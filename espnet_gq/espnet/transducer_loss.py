@@ -1,0 +1,365 @@
+"""RNN-T loss where warprnnt_pytorch, which needs a compiler to install, is missing.
+
+The interface and the values are those of the warprnnt_pytorch that ESPnet's installer
+builds (b-flo/warp-transducer). RNN-T: Graves, arXiv 1211.3711. FastEmit: Yu et al.,
+arXiv 2010.11148.
+"""
+
+import importlib.abc
+import importlib.util
+import logging
+import math
+import sys
+from typing import List, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MODULE = "warprnnt_pytorch"
+REDUCTIONS = ("none", "mean", "sum")
+
+
+class RNNTLoss(torch.nn.Module):
+    """RNN-T loss of logits; see `rnnt_loss`.
+
+    Args:
+        blank: Index of the blank symbol.
+        fastemit_lambda: Weight of FastEmit, zero or more.
+        reduction: "none", "mean" (over the utterances) or "sum".
+    """
+
+    def __init__(
+        self, blank: int = 0, fastemit_lambda: float = 0.001, reduction: str = "mean"
+    ):
+        super().__init__()
+        _check_options(blank, reduction, fastemit_lambda)
+        self.blank = blank
+        self.fastemit_lambda = fastemit_lambda
+        self.reduction = reduction
+
+    def forward(
+        self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor
+    ) -> Tensor:
+        """Return the loss, see `rnnt_loss`."""
+        return rnnt_loss(
+            acts,
+            labels,
+            act_lens,
+            label_lens,
+            self.blank,
+            self.reduction,
+            self.fastemit_lambda,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"blank={self.blank}, fastemit_lambda={self.fastemit_lambda}, "
+            f"reduction={self.reduction!r}"
+        )
+
+
+def rnnt_loss(
+    acts: Tensor,
+    labels: Tensor,
+    act_lens: Tensor,
+    label_lens: Tensor,
+    blank: int = 0,
+    reduction: str = "mean",
+    fastemit_lambda: float = 0.001,
+) -> Tensor:
+    """Return -log p(labels | acts), summed over all alignments.
+
+    Logits in half precision are computed in float32. FastEmit leaves the value as it is
+    and multiplies the gradient that flows through the label emissions by
+    1 + fastemit_lambda.
+
+    Args:
+        acts: Logits, not normalised (B, T, U + 1, V). They may be longer than the
+            longest utterance.
+        labels: Integers (B, U); what lies beyond an utterance's length is not read.
+        act_lens: Frames of each utterance (B,), at least 1.
+        label_lens: Labels of each utterance (B,), 0 allowed.
+        blank: Index of the blank symbol.
+        reduction: "none", "mean" (over the utterances) or "sum".
+        fastemit_lambda: Weight of FastEmit, zero or more.
+
+    Returns:
+        Loss (B,) with reduction "none", otherwise (1,) as warp-transducer returns it.
+
+    Raises:
+        ValueError: If an input has the wrong type, shape or range.
+    """
+    _check_options(blank, reduction, fastemit_lambda)
+    frames, targets = _check_inputs(acts, labels, act_lens, label_lens, blank)
+    if fastemit_lambda == 0 and _torchaudio_is_right(acts, frames, targets, blank):
+        losses = _torchaudio_losses(acts, labels, act_lens, label_lens, blank)
+    else:
+        counts = [len(target) for target in targets]
+        losses = _Losses.apply(
+            acts, labels.to(acts.device), frames, counts, blank, fastemit_lambda
+        )
+    if reduction == "none":
+        return losses
+    total = losses.sum().unsqueeze(0)
+    return total / len(frames) if reduction == "mean" else total
+
+
+def _check_options(blank: int, reduction: str, fastemit_lambda: float) -> None:
+    if blank < 0:
+        raise ValueError(f"blank is {blank}; allowed: 0 or more")
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction is {reduction!r}; allowed: {', '.join(REDUCTIONS)}"
+        )
+    if not 0 <= fastemit_lambda < math.inf:
+        raise ValueError(f"fastemit_lambda is {fastemit_lambda}; allowed: 0 or more")
+
+
+def _check_inputs(
+    acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor, blank: int
+) -> Tuple[List[int], List[List[int]]]:
+    """Return the frames and the labels of each utterance."""
+    if acts.dim() != 4 or 0 in acts.shape:
+        raise ValueError(
+            f"acts has shape {tuple(acts.shape)}; allowed: (B, T, U + 1, V), none 0"
+        )
+    if not acts.is_floating_point():
+        raise ValueError(f"acts is {acts.dtype}; allowed: floating point")
+    batch, longest, width, vocabulary = acts.shape
+    if blank >= vocabulary:
+        raise ValueError(
+            f"blank is {blank}; allowed: 0 to {vocabulary - 1}, the last index of acts"
+        )
+    for name, tensor, dims in (
+        ("labels", labels, 2),
+        ("act_lens", act_lens, 1),
+        ("label_lens", label_lens, 1),
+    ):
+        if tensor.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{name} is {tensor.dtype}; allowed: int32 or int64")
+        if tensor.dim() != dims or len(tensor) != batch:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; allowed: "
+                f"({batch}, {'U' if dims == 2 else ''}) for acts of {batch} utterances"
+            )
+    frames, counts = act_lens.tolist(), label_lens.tolist()
+    widest = min(width - 1, labels.shape[1])
+    for b in range(batch):
+        if not 1 <= frames[b] <= longest:
+            raise ValueError(
+                f"act_lens[{b}] is {frames[b]}; allowed: 1 to {longest}, the frames of "
+                "acts"
+            )
+        if not 0 <= counts[b] <= widest:
+            raise ValueError(
+                f"label_lens[{b}] is {counts[b]}; allowed: 0 to {widest}, as acts has "
+                f"{width - 1} + 1 positions and labels {labels.shape[1]}"
+            )
+    targets = [row[:count] for row, count in zip(labels.tolist(), counts)]
+    for b, target in enumerate(targets):
+        for u, label in enumerate(target):
+            if not 0 <= label < vocabulary:
+                raise ValueError(
+                    f"labels[{b}, {u}] is {label}; allowed: 0 to {vocabulary - 1}, the "
+                    "last index of acts"
+                )
+    return frames, targets
+
+
+def _torchaudio_is_right(
+    acts: Tensor, frames: List[int], targets: List[List[int]], blank: int
+) -> bool:
+    """Return whether torchaudio's loss and gradient are exact for this batch.
+
+    It has no float64, indexes elements with 32 bits, and drops the gradient of a label
+    that is the blank; its CUDA kernel does not compute an utterance of one frame or of
+    no label.
+    """
+    return (
+        acts.dtype != torch.float64
+        and acts.numel() < 2**31
+        and not any(blank in target for target in targets)
+        and not (acts.is_cuda and (min(frames) == 1 or not all(targets)))
+    )
+
+
+def _torchaudio_losses(
+    acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor, blank: int
+) -> Tensor:
+    from torchaudio.functional import rnnt_loss
+
+    longest, width = int(act_lens.max()), int(label_lens.max()) + 1
+    return rnnt_loss(
+        acts[:, :longest, :width].float().contiguous(),
+        *(
+            x.to(acts.device, torch.int32).contiguous()
+            for x in (labels[:, : width - 1], act_lens, label_lens)
+        ),
+        blank=blank,
+        reduction="none",
+    )
+
+
+class _Losses(torch.autograd.Function):
+    """Loss of each utterance by the forward-backward algorithm, one diagonal at a time.
+
+    The nodes of a lattice are (t, u): t frames read, u labels emitted. Those with equal
+    t + u, a diagonal, do not depend on each other. Everything that has the size of the
+    lattice is float64 and stored by diagonals, (T + U, B, U + 1); only logits and their
+    gradient have the vocabulary's dimension.
+    """
+
+    @staticmethod
+    def forward(ctx, acts, labels, frames, counts, blank, fastemit_lambda):
+        batch, longest, width = len(frames), max(frames), max(counts) + 1
+        shape = (longest + width - 1, batch, width)
+        blanks = acts.new_full(shape, -math.inf, dtype=torch.float64)
+        emits = torch.full_like(blanks, -math.inf)
+        norms = acts.new_zeros((batch, longest, width), dtype=_precision(acts))
+        for b, (t, u) in enumerate(zip(frames, counts)):
+            logits = _logits(acts, b, t, u)
+            norm = logits.logsumexp(-1)
+            norms[b, :t, : u + 1] = norm
+            _nodes(blanks, b, t, u + 1).copy_(logits[..., blank] - norm)
+            emit = logits[:, :u].gather(-1, _index(labels, b, t, u)).squeeze(-1)
+            _nodes(emits, b, t, u).copy_(emit - norm[:, :u])
+            # An utterance that has ended waits for the last diagonal.
+            blanks[t + u :, b, u] = 0
+        alphas = _forward(blanks, emits)
+        scores = alphas[-1, range(batch), counts]
+        ctx.save_for_backward(acts, labels, blanks, emits, norms, alphas, scores)
+        ctx.options = frames, counts, blank, fastemit_lambda
+        return -scores.to(norms.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, weights):
+        acts, labels, blanks, emits, norms, alphas, scores = ctx.saved_tensors
+        frames, counts, blank, fastemit_lambda = ctx.options
+        betas = _backward(blanks, emits, counts)
+        # Probability, given the labels, of each arc of the lattices, times the weight.
+        weights = weights.double()[:, None]
+        starts = alphas[:-1] - scores[:, None]
+        stays = weights * (starts + blanks + betas[1:]).exp()
+        moves = torch.zeros_like(stays)
+        moves[..., :-1] = (starts + emits)[..., :-1].add(betas[1:, :, 1:]).exp()
+        moves *= weights * (1 + fastemit_lambda)
+        stays, moves = stays.to(norms.dtype), moves.to(norms.dtype)
+        visits = stays + moves
+        grads = torch.zeros_like(acts)
+        for b, (t, u) in enumerate(zip(frames, counts)):
+            grad = _logits(acts, b, t, u) - norms[b, :t, : u + 1, None]
+            grad.exp_().mul_(_nodes(visits, b, t, u + 1)[..., None])
+            grad[..., blank] -= _nodes(stays, b, t, u + 1)
+            move = _nodes(moves, b, t, u)[..., None]
+            grad[:, :u].scatter_add_(-1, _index(labels, b, t, u), -move)
+            grads[b, :t, : u + 1] = grad
+        return grads, None, None, None, None, None
+
+
+def _precision(acts: Tensor) -> torch.dtype:
+    return torch.promote_types(acts.dtype, torch.float32)
+
+
+def _logits(acts: Tensor, b: int, frames: int, count: int) -> Tensor:
+    """Return the logits of one utterance (T, U + 1, V), at least float32."""
+    return acts[b, :frames, : count + 1].to(_precision(acts))
+
+
+def _index(labels: Tensor, b: int, frames: int, count: int) -> Tensor:
+    """Return the labels of one utterance for `gather` (T, U, 1)."""
+    return labels[b, :count].long().expand(frames, count)[..., None]
+
+
+def _nodes(diagonals: Tensor, b: int, frames: int, width: int) -> Tensor:
+    """Return a view (T, width) by (t, u) of what is stored by (t + u, b, u)."""
+    _, batch, row = diagonals.shape
+    return diagonals.as_strided(
+        (frames, width), (batch * row, batch * row + 1), b * row
+    )
+
+
+def _forward(blanks: Tensor, emits: Tensor) -> Tensor:
+    """Return log alpha of each node, the last diagonal included (T + U + 1, B, U + 1).
+
+    alpha(t, u) = alpha(t - 1, u) blank(t - 1, u) + alpha(t, u - 1) emit(t, u - 1)
+    """
+    alphas = blanks.new_full((len(blanks) + 1, *blanks.shape[1:]), -math.inf)
+    alphas[0, :, 0] = 0
+    for here, there, blank, emit in zip(alphas, alphas[1:], blanks, emits):
+        torch.add(here, blank, out=there)
+        emitted = there[:, 1:]
+        torch.logaddexp(emitted, (here + emit)[:, :-1], out=emitted)
+    return alphas
+
+
+def _backward(blanks: Tensor, emits: Tensor, counts: List[int]) -> Tensor:
+    """Return log beta of each node, shaped as `_forward` returns log alpha.
+
+    beta(t, u) = blank(t, u) beta(t + 1, u) + emit(t, u) beta(t, u + 1)
+    """
+    betas = blanks.new_full((len(blanks) + 1, *blanks.shape[1:]), -math.inf)
+    betas[-1, range(len(counts)), counts] = 0
+    for here, there, blank, emit in reversed(
+        list(zip(betas, betas[1:], blanks, emits))
+    ):
+        torch.add(there, blank, out=here)
+        emitting = here[:, :-1]
+        torch.logaddexp(emitting, (there[:, 1:] + emit[:, :-1]), out=emitting)
+    return betas
+
+
+class _Loader(importlib.abc.Loader):
+    """Says which loss is used; loads the real package, or a module with this one."""
+
+    def __init__(self, real=None):
+        self.real = real
+
+    def create_module(self, spec):
+        return self.real.create_module(spec) if self.real is not None else None
+
+    def exec_module(self, module):
+        if self.real is not None:
+            self.real.exec_module(module)
+            logging.info(f"Transducer loss: {MODULE}")
+            return
+        module.__doc__ = __doc__
+        module.__all__ = ["RNNTLoss", "rnnt_loss"]
+        module.RNNTLoss, module.rnnt_loss = RNNTLoss, rnnt_loss
+        logging.info(
+            "Transducer loss: torchaudio.functional.rnnt_loss "
+            f"({MODULE} is not installed)"
+        )
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds warprnnt_pytorch where no other finder does."""
+
+    def __init__(self):
+        self.searching = False
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != MODULE or self.searching:
+            return None
+        self.searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.searching = False
+        if spec is None or spec.origin is None:  # a folder without code has no origin
+            return importlib.util.spec_from_loader(fullname, _Loader())
+        spec.loader = _Loader(spec.loader)
+        return spec
+
+
+def provide_when_missing() -> None:
+    """Make `import warprnnt_pytorch` work where the package is not installed.
+
+    A package that is installed is left alone. The first import logs which is used.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
