@@ -24,6 +24,35 @@ def register_asr(task_module: ModuleType) -> None:
     _add(task_module.decoder_choices, DECODERS)
     _add(task_module.model_choices, MODELS)
     _extend(task_module.ASRTask)
+    _build_transducers(task_module)
+
+
+def _build_transducers(task_module: ModuleType) -> None:
+    """Let the ASR task build transducers with a quantized decoder.
+
+    The task tells a transducer, and that a joint network is needed, by the decoder's
+    name: for the time of building, "transducer" is the quantized class.
+    """
+    from espnet_gq.espnet.decoders import GQTransducerDecoder
+
+    original = task_module.ASRTask.build_model.__func__
+    if getattr(original, "gq", False):
+        return
+    classes = task_module.decoder_choices.classes
+
+    def build_model(cls, args):
+        name = getattr(args, "decoder", None)
+        if name is None or name.lower() != GQTransducerDecoder.gq_name:
+            return original(cls, args)
+        plain = classes["transducer"]
+        args.decoder, classes["transducer"] = "transducer", GQTransducerDecoder
+        try:
+            return original(cls, args)
+        finally:
+            args.decoder, classes["transducer"] = name, plain
+
+    build_model.gq = True
+    task_module.ASRTask.build_model = classmethod(build_model)
 
 
 def register_transducer(task_module: ModuleType) -> None:

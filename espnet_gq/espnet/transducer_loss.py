@@ -70,9 +70,9 @@ def rnnt_loss(
 ) -> Tensor:
     """Return -log p(labels | acts), summed over all alignments.
 
-    Logits in half precision are computed in float32. FastEmit leaves the value as it is
-    and multiplies the gradient that flows through the label emissions by
-    1 + fastemit_lambda.
+    Half precision is computed in float32, the sum over alignments in float64. FastEmit
+    leaves the value as it is and multiplies the gradient that flows through the label
+    emissions by 1 + fastemit_lambda.
 
     Args:
         acts: Logits, not normalised (B, T, U + 1, V). They may be longer than the
@@ -91,14 +91,9 @@ def rnnt_loss(
         ValueError: If an input has the wrong type, shape or range.
     """
     _check_options(blank, reduction, fastemit_lambda)
-    frames, targets = _check_inputs(acts, labels, act_lens, label_lens, blank)
-    if fastemit_lambda == 0 and _torchaudio_is_right(acts, frames, targets, blank):
-        losses = _torchaudio_losses(acts, labels, act_lens, label_lens, blank)
-    else:
-        counts = [len(target) for target in targets]
-        losses = _Losses.apply(
-            acts, labels.to(acts.device), frames, counts, blank, fastemit_lambda
-        )
+    frames, counts = _check_inputs(acts, labels, act_lens, label_lens, blank)
+    labels = labels.to(acts.device, torch.int64)
+    losses = _Losses.apply(acts, labels, frames, counts, blank, fastemit_lambda)
     if reduction == "none":
         return losses
     total = losses.sum().unsqueeze(0)
@@ -118,8 +113,8 @@ def _check_options(blank: int, reduction: str, fastemit_lambda: float) -> None:
 
 def _check_inputs(
     acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor, blank: int
-) -> Tuple[List[int], List[List[int]]]:
-    """Return the frames and the labels of each utterance."""
+) -> Tuple[List[int], List[int]]:
+    """Return the number of frames and of labels of each utterance."""
     if acts.dim() != 4 or 0 in acts.shape:
         raise ValueError(
             f"acts has shape {tuple(acts.shape)}; allowed: (B, T, U + 1, V), none 0"
@@ -156,49 +151,14 @@ def _check_inputs(
                 f"label_lens[{b}] is {counts[b]}; allowed: 0 to {widest}, as acts has "
                 f"{width - 1} + 1 positions and labels {labels.shape[1]}"
             )
-    targets = [row[:count] for row, count in zip(labels.tolist(), counts)]
-    for b, target in enumerate(targets):
-        for u, label in enumerate(target):
+    for b, (row, count) in enumerate(zip(labels.tolist(), counts)):
+        for u, label in enumerate(row[:count]):
             if not 0 <= label < vocabulary:
                 raise ValueError(
                     f"labels[{b}, {u}] is {label}; allowed: 0 to {vocabulary - 1}, the "
                     "last index of acts"
                 )
-    return frames, targets
-
-
-def _torchaudio_is_right(
-    acts: Tensor, frames: List[int], targets: List[List[int]], blank: int
-) -> bool:
-    """Return whether torchaudio's loss and gradient are exact for this batch.
-
-    It has no float64, indexes elements with 32 bits, and drops the gradient of a label
-    that is the blank; its CUDA kernel does not compute an utterance of one frame or of
-    no label.
-    """
-    return (
-        acts.dtype != torch.float64
-        and acts.numel() < 2**31
-        and not any(blank in target for target in targets)
-        and not (acts.is_cuda and (min(frames) == 1 or not all(targets)))
-    )
-
-
-def _torchaudio_losses(
-    acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor, blank: int
-) -> Tensor:
-    from torchaudio.functional import rnnt_loss
-
-    longest, width = int(act_lens.max()), int(label_lens.max()) + 1
-    return rnnt_loss(
-        acts[:, :longest, :width].float().contiguous(),
-        *(
-            x.to(acts.device, torch.int32).contiguous()
-            for x in (labels[:, : width - 1], act_lens, label_lens)
-        ),
-        blank=blank,
-        reduction="none",
-    )
+    return frames, counts
 
 
 class _Losses(torch.autograd.Function):
@@ -269,7 +229,7 @@ def _logits(acts: Tensor, b: int, frames: int, count: int) -> Tensor:
 
 def _index(labels: Tensor, b: int, frames: int, count: int) -> Tensor:
     """Return the labels of one utterance for `gather` (T, U, 1)."""
-    return labels[b, :count].long().expand(frames, count)[..., None]
+    return labels[b, :count].expand(frames, count)[..., None]
 
 
 def _nodes(diagonals: Tensor, b: int, frames: int, width: int) -> Tensor:
@@ -310,34 +270,37 @@ def _backward(blanks: Tensor, emits: Tensor, counts: List[int]) -> Tensor:
     return betas
 
 
-class _Loader(importlib.abc.Loader):
-    """Says which loss is used; loads the real package, or a module with this one."""
+class _InstalledLoader(importlib.abc.Loader):
+    """Loads the installed package as its own loader does, then says so."""
 
-    def __init__(self, real=None):
-        self.real = real
+    def __init__(self, loader):
+        self.loader = loader
 
     def create_module(self, spec):
-        return self.real.create_module(spec) if self.real is not None else None
+        return self.loader.create_module(spec)
 
     def exec_module(self, module):
-        if self.real is not None:
-            self.real.exec_module(module)
-            logging.info(f"Transducer loss: {MODULE}")
-            return
-        module.__doc__ = __doc__
-        module.__all__ = ["RNNTLoss", "rnnt_loss"]
-        module.RNNTLoss, module.rnnt_loss = RNNTLoss, rnnt_loss
-        logging.info(
-            "Transducer loss: torchaudio.functional.rnnt_loss "
-            f"({MODULE} is not installed)"
-        )
+        self.loader.exec_module(module)
+        logging.info(f"Transducer loss: {MODULE}")
 
     def __getattr__(self, name):
-        return getattr(self.real, name)
+        return getattr(self.loader, name)
+
+
+class _OwnLoader(importlib.abc.Loader):
+    """Fills a module with the loss of this file."""
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__all__ = ["RNNTLoss", "rnnt_loss"]
+        module.RNNTLoss, module.rnnt_loss = RNNTLoss, rnnt_loss
+        logging.info(f"Transducer loss: {__name__} ({MODULE} is not installed)")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds warprnnt_pytorch where no other finder does."""
+    """Puts the loaders above in the place of what the other finders say."""
 
     def __init__(self):
         self.searching = False
@@ -350,9 +313,9 @@ class _Finder(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self.searching = False
-        if spec is None or spec.origin is None:  # a folder without code has no origin
-            return importlib.util.spec_from_loader(fullname, _Loader())
-        spec.loader = _Loader(spec.loader)
+        if spec is None or spec.loader is None:  # None: a folder without code
+            return importlib.util.spec_from_loader(fullname, _OwnLoader())
+        spec.loader = _InstalledLoader(spec.loader)
         return spec
 
 

@@ -59,8 +59,8 @@ def fit(
     """Return ln s and ln mu that quantize w with little squared error.
 
     s / max|w| is searched from 0.1 to 1 jointly with mu from 0.03 to 255, then s is
-    refined by least squares given the assignment (at 1 bit this is s = mean|w|). Several
-    scales share one ratio and one mu before refinement.
+    refined by least squares given the assignment (at 1 bit this is s = mean|w|).
+    Several scales share one ratio and one mu before refinement.
 
     Args:
         w: Weights, any shape; dimension 0 is the output channel.

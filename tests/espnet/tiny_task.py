@@ -88,6 +88,7 @@ RNNT = {
         "report_wer": False,
         "gq_conf": {"bits": 8},
     },
+    "batch_type": "sorted",  # as ESPnet's RNN encoders need
     "best_model_criterion": [["valid", "loss", "min"]],
 }
 """What makes CONFIG an LSTM transducer, in part at 1 bit."""

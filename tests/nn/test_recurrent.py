@@ -1,4 +1,4 @@
-"""Quantized LSTM and GRU against a cell-by-cell reference, and what they compute with."""
+"""Quantized LSTM and GRU against their equations, and what they compute with."""
 
 import copy
 
