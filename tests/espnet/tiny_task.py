@@ -72,7 +72,6 @@ RNNT = {
         "num_layers": 2,
         "hidden_size": 16,
         "output_size": 16,
-        "dropout": 0.1,
         "subsample": [2, 2],
         "gq_conf": {
             "bits": 5,
@@ -88,6 +87,7 @@ RNNT = {
         "report_wer": False,
         "gq_conf": {"bits": 8},
     },
+    "normalize": None,
     "batch_type": "sorted",  # as ESPnet's RNN encoders need
     "best_model_criterion": [["valid", "loss", "min"]],
 }
