@@ -158,7 +158,10 @@ def test_float_in_hardened_and_packed_out(kind):
     rnn(frames())
     rnn.eval()
     expected = rnn(frames())[0]
-    assert close(espnet_gq.harden(rnn)(frames())[0], expected)
+    hardened = espnet_gq.harden(rnn)
+    for name, weight in zip(hardened._flat_weights_names, hardened._flat_weights):
+        assert weight is getattr(hardened, name)
+    assert close(hardened(frames())[0], expected)
     plain = cls(5, 6, batch_first=True, **own).eval()
     state = unpack_state_dict(pack_state_dict(rnn.state_dict()))
     plain.load_state_dict({k: v for k, v in state.items() if k in keys})
