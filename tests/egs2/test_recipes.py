@@ -1,6 +1,8 @@
 """The recipes, run as a user runs them on a handful of utterances."""
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,8 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.datadir import read_table
+from espnet_gq.nn.prepare import quantizable, quantized_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -125,6 +130,38 @@ def test_no_recordings(tmp_path):
     status, out = run(folder, "--stop_stage", "1", LIBRISPEECH=str(tmp_path))
     assert status == 1
     assert f"LIBRISPEECH={tmp_path} holds no train-* split" in out
+
+
+TRAIN_CONFIGS = sorted((ROOT / "conf").rglob("train_*.yaml"))
+
+
+@pytest.mark.parametrize("path", TRAIN_CONFIGS, ids=lambda p: p.stem)
+def test_every_training_config_builds_what_its_name_says(path):
+    config = yaml.safe_load(path.read_text())
+    if "encoder" in config:
+        from espnet2.tasks.asr import ASRTask as task
+    else:
+        from espnet2.tasks.asr_transducer import ASRTransducerTask as task
+    parser = task.get_parser()
+    known = {action.dest for action in parser._actions}
+    assert set(config) <= known
+    args = {**vars(parser.parse_args([])), **config, "init": None}
+    args["token_list"] = ["<blank>", "<unk>", "a", "<sos/eos>"]
+    model = task.build_model(argparse.Namespace(**args))
+    bits = {q.bits for _, _, q in quantized_weights(model)}
+    one_bit = "mixed" in path.stem or path.stem == "train_asr_rnnt_gq_subset"
+    assert bits == ({5} if "_gq" in path.stem else set()) | ({1} if one_bit else set())
+    if bits:  # all that can be is quantized, and loads from its float config's model
+        assert not quantizable(model)
+        names = {n for n in model.state_dict() if "_quantizer." not in n}
+        float_path = re.sub("_gq(_mixed)?", "", str(path))
+        plain = yaml.safe_load(Path(float_path).read_text())
+        plain = {**vars(parser.parse_args([])), **plain, "init": None}
+        plain["token_list"] = args["token_list"]
+        plain = task.build_model(argparse.Namespace(**plain))
+        assert {n: v.shape for n, v in plain.state_dict().items()} == {
+            n: model.state_dict()[n].shape for n in names
+        }
 
 
 def test_configs_are_written_once():
