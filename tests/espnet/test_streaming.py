@@ -85,6 +85,15 @@ def save(folder, **changes):
     return str(folder / "config.yaml"), str(folder / "model.pth")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Many threads slow tiny models down, on a busy machine by far."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, speech):
     """Return the files of a transducer that knows the utterance, by its encoder."""
