@@ -20,6 +20,7 @@ def test_every_class_and_key_it_names_exists():
     from dataclasses import fields
 
     import espnet_gq.espnet  # noqa: F401
+    from espnet_gq.espnet import transducer_task
     from espnet_gq.espnet.decoders import DECODERS
     from espnet_gq.espnet.encoders import ENCODERS
     from espnet_gq.espnet.model import MODELS
@@ -27,7 +28,7 @@ def test_every_class_and_key_it_names_exists():
 
     text = README.read_text()
     named = set(re.findall(r"`(gq_[a-z_]+)`", text)) - {"gq_conf"}
-    known = {*ENCODERS, *DECODERS, *MODELS}
+    known = {*ENCODERS, *DECODERS, *MODELS, *transducer_task.DECODERS}
     assert named == known
     keys = re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE)
     assert set(keys) == {f.name for f in fields(GQConfig)}
