@@ -19,13 +19,13 @@ from tiny_task import TOKENS, recordings, run
 
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.bin import asr_inference_streaming
-from espnet_gq.espnet.streaming import (
+from espnet_gq.espnet.chunks import (
     BLOCK_ENCODERS,
     BlockStream,
     RNNStream,
-    Speech2TextStreaming,
     TransducerSearch,
 )
+from espnet_gq.espnet.streaming import Speech2TextStreaming
 
 RNN = {
     "encoder": "rnn",
