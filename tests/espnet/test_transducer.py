@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import yaml
-from tiny_task import RNNT, SECOND_TASK, run
+from tiny_task import ABSENT, RNNT, SECOND_TASK, run
 
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
@@ -79,7 +79,7 @@ def test_train_pack_and_decode(task, asr_task, changes):
 def build(**changes):
     import espnet2.tasks.asr_transducer as module
 
-    config = {k: v for k, v in SECOND_TASK.items() if v is not None}
+    config = {k: v for k, v in SECOND_TASK.items() if v is not ABSENT}
     config = yaml.safe_load(yaml.safe_dump({**config, **changes}))
     args = vars(module.ASRTransducerTask.get_parser().parse_args([]))
     args.update(config, token_list=["<blank>", "<unk>", "a", "b", "<sos/eos>"])
@@ -89,7 +89,7 @@ def build(**changes):
 
 
 def without_gq_conf(config):
-    config = {k: v for k, v in config.items() if v is not None}
+    config = {k: v for k, v in config.items() if v is not ABSENT}
     config = yaml.safe_load(yaml.safe_dump(config))
     for part in ("encoder_conf", "decoder_conf", "model_conf"):
         del config[part]["gq_conf"]

@@ -65,6 +65,7 @@ CONFIG = {
 }
 
 
+ABSENT = object()
 RNNT = {
     "encoder": "gq_rnn",
     "encoder_conf": {
@@ -94,7 +95,7 @@ RNNT = {
 """What makes CONFIG an LSTM transducer, in part at 1 bit."""
 
 SECOND_TASK = {
-    "encoder": None,
+    "encoder": ABSENT,
     "encoder_conf": {
         "main_conf": {"dynamic_chunk_training": True, "short_chunk_size": 5},
         "input_conf": {"vgg_like": False, "conv_size": 16, "subsampling_factor": 4},
@@ -113,7 +114,7 @@ SECOND_TASK = {
     "decoder": "gq_rnn",
     "decoder_conf": {"embed_size": 16, "hidden_size": 16, "gq_conf": {"bits": 4}},
     "joint_network_conf": {"joint_space_size": 16},
-    "model": None,
+    "model": ABSENT,
     "model_conf": {"auxiliary_ctc_weight": 0.3, "gq_conf": {"bits": 8}},
     "normalize": None,
     "best_model_criterion": [["valid", "loss", "min"]],
@@ -144,14 +145,14 @@ class Task:
         (path / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
 
     def config(self, name: str = "train.yaml", **changes) -> Path:
-        """Write a configuration; `a__b=c` sets a nested key, None takes one out."""
+        """Write a configuration; `a__b=c` sets a nested key, ABSENT takes one out."""
         config = yaml.safe_load(yaml.safe_dump(CONFIG))
         for key, value in changes.items():
             *parents, last = key.split("__")
             target = config
             for parent in parents:
                 target = target.setdefault(parent, {})
-            if value is None:
+            if value is ABSENT:
                 del target[last]
             else:
                 target[last] = value
