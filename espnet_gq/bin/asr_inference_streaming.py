@@ -8,6 +8,7 @@ import sys
 from typing import Optional, Sequence
 
 import espnet2.bin.asr_inference_streaming as espnet
+import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_gq.espnet.streaming import build_speech2text
@@ -61,8 +62,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     def build(**kwargs):
         try:
             speech2text = build_speech2text(transducer_conf=transducer_conf, **kwargs)
-        except (OSError, ValueError) as e:
-            sys.exit(f"asr_inference_streaming: {e}")
+        except (OSError, ValueError, yaml.YAMLError) as e:
+            sys.exit(f"asr_inference_streaming: {' '.join(str(e).split())}")
         return InChunks(speech2text, length) if length else speech2text
 
     original = espnet.Speech2TextStreaming

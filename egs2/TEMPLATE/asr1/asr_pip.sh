@@ -157,6 +157,10 @@ for setting in feats_type=raw num_nodes=1 num_ref=1 num_splits_asr=1 \
 done
 [[ ${asr_task} =~ ^(asr|asr_transducer)$ ]] \
     || die "--asr_task is '${asr_task}'; allowed: asr, asr_transducer."
+if "${use_streaming}" && [ "${asr_task}" != asr ]; then
+    die "--use_streaming true is for --asr_task asr;" \
+        "the other task takes 'streaming: true' in --inference_config."
+fi
 [[ ${token_type} =~ ^(bpe|char|word)$ ]] || needs_espnet "--token_type ${token_type}"
 [[ ${audio_format} =~ ^(flac|wav)$ ]] || needs_espnet "--audio_format ${audio_format}"
 
@@ -398,7 +402,8 @@ if runs 10; then
     split_keys "${valid_scp}" "${n}" "${logdir}/valid.JOB.scp"
     mapfile -t opts < <(train_options)
     # shellcheck disable=SC2086
-    run_jobs "${n}" "${logdir}/stats.JOB.log" "${run[@]}" -m "espnet2.bin.${asr_task}_train" \
+    run_jobs "${n}" "${logdir}/stats.JOB.log" \
+        "${run[@]}" -m "espnet2.bin.${asr_task}_train" \
         --collect_stats true --ngpu 0 "${opts[@]}" \
         --train_shape_file "${logdir}/train.JOB.scp" \
         --valid_shape_file "${logdir}/valid.JOB.scp" \
@@ -458,8 +463,6 @@ if runs 12; then
     "${gpu_inference}" && ngpu_inference=1
     module=espnet2.bin.${asr_task}_inference
     if "${use_streaming}"; then
-        [ "${asr_task}" = asr ] || die "--use_streaming true is for --asr_task asr;" \
-            "the other task takes 'streaming: true' in --inference_config."
         module=espnet_gq.bin.asr_inference_streaming # what ESPnet serves, and LSTMs
     fi
     opts=(--batch_size "${batch_size}" --ngpu "${ngpu_inference}")
