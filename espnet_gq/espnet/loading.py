@@ -4,8 +4,16 @@ import logging
 from pathlib import Path
 from typing import Optional, Union
 
+import torch
+
 from espnet_gq.nn.prepare import harden_, quantized_weights
-from espnet_gq.packing import is_packed, load_state_dict, unpack_state_dict
+from espnet_gq.packing import (
+    is_packed,
+    load_packed,
+    load_state_dict,
+    unpack_state_dict,
+)
+from espnet_gq.runtime import available, skeleton
 
 
 def _read_packed(model_file: Union[str, Path]) -> Optional[dict]:
@@ -20,7 +28,8 @@ def _read_packed(model_file: Union[str, Path]) -> Optional[dict]:
 def extend_build_model_from_file(task) -> None:
     """Let a task's `build_model_from_file` take packed checkpoints as well.
 
-    The model comes back hardened: float layers with every quantized weight on its
+    On a CPU a packed file's model computes with packed weights (`espnet_gq.runtime`).
+    Any other comes back hardened: float layers with every quantized weight on its
     centroid, so that decoding costs no quantization and all forms of a checkpoint give
     the same result.
     """
@@ -40,6 +49,10 @@ def extend_build_model_from_file(task) -> None:
         else:
             if config_file is None:
                 config_file = Path(model_file).parent / "config.yaml"
+            if torch.device(device).type == "cpu" and available():
+                with skeleton():
+                    model, args = original(cls, config_file, None, device)
+                return load_packed(model, model_file), args
             state = unpack_state_dict(packed)
             model, args = original(cls, config_file, None, device)
             model.load_state_dict(state)

@@ -13,11 +13,13 @@ from espnet_gq.packing.checkpoint import (
     save,
     unpack_state_dict,
 )
+from espnet_gq.packing.loading import load_packed
 
 __all__ = [
     "PackedFormatError",
     "harden_state_dict",
     "is_packed",
+    "load_packed",
     "load_state_dict",
     "pack",
     "pack_state_dict",

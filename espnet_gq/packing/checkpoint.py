@@ -23,8 +23,20 @@ import hashlib
 import json
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
+from typing import (
+    IO,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -37,7 +49,8 @@ from espnet_gq.quantizer.mulaw import codebook
 
 FORMAT = "espnet_gq.packed"
 VERSION = 1
-MAX_HEADER = 64 * 2**20
+MAX_INFLATION = 100
+"""Most bytes of header text a byte of its compressed form may stand for."""
 DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -151,8 +164,8 @@ def is_packed(obj: Any) -> bool:
     return isinstance(obj, Mapping) and obj.get("format") == FORMAT
 
 
-def _entries(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], np.ndarray]:
-    """Check a packed checkpoint and return its entries and data."""
+def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
+    """Check a packed checkpoint's outside; return its entries and the raw header."""
     version = packed.get("version")
     if version != VERSION:
         raise PackedFormatError(
@@ -162,14 +175,10 @@ def _entries(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], np.ndarra
         value = packed.get(key)
         if not torch.is_tensor(value) or value.dtype != torch.uint8 or value.dim() != 1:
             raise PackedFormatError(f"'{key}' is not a one-dimensional uint8 tensor")
-    header, data = packed["header"].cpu().numpy(), packed["data"].cpu().numpy()
-    digest = hashlib.sha256(header)
-    digest.update(data)
-    if digest.hexdigest() != packed.get("sha256"):
-        raise PackedFormatError("the checksum does not match: the file is damaged")
+    header = packed["header"].cpu().numpy().tobytes()
     try:
         inflate = zlib.decompressobj()
-        text = inflate.decompress(header.tobytes(), MAX_HEADER)
+        text = inflate.decompress(header, MAX_INFLATION * len(header))
         if not inflate.eof:
             raise PackedFormatError("the header is too long or incomplete")
         entries = json.loads(text)["tensors"]
@@ -178,7 +187,7 @@ def _entries(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], np.ndarra
         raise
     except Exception as e:
         raise PackedFormatError(f"the header cannot be read ({e})") from None
-    return entries, data
+    return entries, header
 
 
 def _count(value: Any, most: int = 2**40) -> int:
@@ -187,61 +196,151 @@ def _count(value: Any, most: int = 2**40) -> int:
     return value
 
 
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A quantized tensor as it is in the file: a weight is s * c[index]."""
+
+    shape: Tuple[int, ...]
+    bits: int
+    log_mu: torch.Tensor
+    """ln mu (1,)."""
+    log_scale: torch.Tensor
+    """ln s (n,), n parts of dimension 0."""
+    stream: np.ndarray
+    """The indices, see `bits.py`."""
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Scales s (n, 1)."""
+        return scale_pair(self.log_scale, torch.float32)[0]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """Centroids c (2^bits,)."""
+        return codebook(self.log_mu, self.bits)[0]
+
+
+class _Data:
+    """The data of a packed checkpoint, taken in order and checked at the end.
+
+    Args:
+        packed: The packed dict.
+        header: Its raw header.
+        file: Reads the data in its place, so that they never are in memory at once.
+    """
+
+    def __init__(self, packed, header: bytes, file: Optional[IO[bytes]]):
+        self.size = packed["data"].numel()
+        self.sha256 = packed.get("sha256")
+        self.array = packed["data"].cpu().numpy() if file is None else None
+        self.file = file
+        self.at = 0
+        self.digest = hashlib.sha256(header)
+
+    def take(self, nbytes: int) -> np.ndarray:
+        if nbytes > self.size - self.at:
+            raise PackedFormatError("the data end before the last tensor")
+        if self.file is None:
+            taken = self.array[self.at : self.at + nbytes]
+        else:
+            taken = np.frombuffer(self.file.read(nbytes), np.uint8)
+            if taken.size != nbytes:
+                raise PackedFormatError("the file ends before the last tensor")
+        self.at += nbytes
+        self.digest.update(taken)
+        return taken
+
+    def finish(self) -> None:
+        if self.at != self.size:
+            raise PackedFormatError(
+                f"{self.size - self.at} bytes follow the last tensor"
+            )
+        if self.digest.hexdigest() != self.sha256:
+            raise PackedFormatError("the checksum does not match: the file is damaged")
+
+
+def tensors(
+    packed: Mapping[str, Any], file: Optional[IO[bytes]] = None
+) -> Iterator[Tuple[str, Union[QuantizedTensor, torch.Tensor]]]:
+    """Yield (name, tensor) of a packed checkpoint, in its order.
+
+    The checksum is compared after the last one: use nothing before that.
+
+    Args:
+        packed: The packed dict.
+        file: Where its data can be read from, None: from the dict.
+
+    Raises:
+        PackedFormatError: If the checkpoint is damaged, hostile or of another version.
+    """
+    entries, header = _header(packed)
+    data = _Data(packed, header, file)
+    if file is None:  # in memory: say that it is damaged before what is wrong with it
+        whole = hashlib.sha256(header)
+        whole.update(data.array)
+        if whole.hexdigest() != data.sha256:
+            raise PackedFormatError("the checksum does not match: the file is damaged")
+    for entry in entries:
+        try:
+            name, value = _tensor(entry, data)
+        except PackedFormatError as e:
+            label = entry.get("name") if isinstance(entry, dict) else None
+            raise PackedFormatError(f"tensor {label!r}: {e}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
+        yield name, value
+    data.finish()
+
+
+def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tensor]]:
+    name, shape = entry["name"], tuple(_count(n) for n in entry["shape"])
+    if not isinstance(name, str):
+        raise PackedFormatError(f"{name!r} is not a name")
+    numel = _count(math.prod(shape))
+    start = data.at
+    if "bits" in entry:
+        bits, scales = _count(entry["bits"], 8), _count(entry["scales"])
+        if bits < 1 or scales < 1 or (shape or (1,))[0] % scales:
+            raise PackedFormatError(f"{bits} bits with {scales} scales")
+        log_mu, log_scale = (
+            torch.from_numpy(data.take(4 * n).view("<f4").astype(np.float32))
+            for n in (1, scales)
+        )
+        if not (log_mu.isfinite().all() and log_scale.isfinite().all()):
+            raise PackedFormatError("its scale or mu is not finite")
+        stream = data.take(packed_size(numel, bits))
+        value = QuantizedTensor(shape, bits, log_mu, log_scale, stream)
+    else:
+        if entry["dtype"] not in DTYPES:
+            raise PackedFormatError(f"unknown type {entry['dtype']!r}")
+        dtype = DTYPES[entry["dtype"]]
+        raw = data.take(numel * dtype.itemsize).copy()
+        value = torch.from_numpy(raw).view(dtype).view(shape)
+    data.take(-(data.at - start) % 4)
+    return name, value
+
+
 def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
     """Return the QAT state dict of a packed checkpoint, weights on their centroids.
 
     Raises:
         PackedFormatError: If the checkpoint is damaged, hostile or of another version.
     """
-    entries, data = _entries(packed)
     state: StateDict = {}
-    offset = 0
-
-    def take(nbytes: int) -> np.ndarray:
-        nonlocal offset
-        if offset + nbytes > data.size:
-            raise PackedFormatError("the data end before the last tensor")
-        offset += nbytes
-        return data[offset - nbytes : offset]
-
-    for entry in entries:
-        try:
-            name, shape = entry["name"], tuple(_count(n) for n in entry["shape"])
-            numel = _count(math.prod(shape))
-            start = offset
-            if "bits" in entry:
-                bits, scales = _count(entry["bits"], 8), _count(entry["scales"])
-                if bits < 1 or scales < 1 or (shape or (1,))[0] % scales:
-                    raise PackedFormatError(f"{bits} bits with {scales} scales")
-                log_mu, log_scale = (
-                    torch.from_numpy(take(4 * n).view("<f4").astype(np.float32))
-                    for n in (1, scales)
-                )
-                stream = take(packed_size(numel, bits))
-                index = torch.from_numpy(unpack_bits(stream, numel, bits))
-                c, _ = codebook(log_mu, bits)
-                scale, _ = scale_pair(log_scale, torch.float32)
-                weight = scale * c[index.long().view(scales, numel // scales)]
-                state[name] = weight.view(shape)
-                state[f"{name}_quantizer.log_scale"] = log_scale
-                state[f"{name}_quantizer.log_mu"] = log_mu
-                state[f"{name}_quantizer.saved_state"] = torch.tensor(
-                    [float(bits), 1.0, 0.0, 0.0]
-                )
-            else:
-                if entry["dtype"] not in DTYPES:
-                    raise PackedFormatError(f"unknown type {entry['dtype']!r}")
-                dtype = DTYPES[entry["dtype"]]
-                raw = take(numel * dtype.itemsize).copy()
-                state[name] = torch.from_numpy(raw).view(dtype).view(shape)
-            take(-(offset - start) % 4)
-        except PackedFormatError as e:
-            label = entry.get("name") if isinstance(entry, dict) else None
-            raise PackedFormatError(f"tensor {label!r}: {e}") from None
-        except (KeyError, TypeError, ValueError, RuntimeError) as e:
-            raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
-    if offset != data.size:
-        raise PackedFormatError(f"{data.size - offset} bytes follow the last tensor")
+    for name, value in tensors(packed):
+        if torch.is_tensor(value):
+            state[name] = value
+            continue
+        numel, scales = math.prod(value.shape), value.log_scale.numel()
+        index = torch.from_numpy(unpack_bits(value.stream, numel, value.bits))
+        index = index.view(scales, numel // scales)
+        weight = value.scale * value.codebook[index.int()]
+        state[name] = weight.view(value.shape)
+        state[f"{name}_quantizer.log_scale"] = value.log_scale
+        state[f"{name}_quantizer.log_mu"] = value.log_mu
+        state[f"{name}_quantizer.saved_state"] = torch.tensor(
+            [float(value.bits), 1.0, 0.0, 0.0]
+        )
     return state
 
 

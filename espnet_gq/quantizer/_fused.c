@@ -8,15 +8,15 @@
  * Work is cut into blocks of one row or a part of it. Sums are taken block by block
  * and added in order, so results do not depend on the number of threads.
  */
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "_team.h"
+
 #define INLINE static inline __attribute__((always_inline))
 #define BLOCK 4096 /* weights a block */
 #define OVERSHOOT 4.0f
-#define MAX_THREADS 256
 #define TABLE (256 + 64) /* paddings on both sides, and room to read past the end */
 
 enum { SOFT = 0, HARD = 1 };
@@ -146,57 +146,28 @@ int gq_best_isa(void) {
     return 0;
 }
 
-/* GOMP_parallel of the OpenMP runtime that PyTorch runs on, so that a pass borrows
- * PyTorch's threads: threads of our own would compete with those, which spin between
- * two operations. NULL: there is none, and each pass starts threads. */
-typedef void (*team_t)(void (*)(void *), void *, unsigned, unsigned);
-static team_t team = NULL;
-
 void gq_set_team(team_t gomp_parallel) { team = gomp_parallel; }
 
 typedef struct {
     const pass_t *p;
     run_t run;
-    int64_t blocks, batch, next;
-} work_t;
+    int64_t blocks, batch;
+} batches_t;
 
-/* Take batches of blocks until none is left; every thread of a team runs this. */
-static void work(void *arg) {
-    work_t *w = arg;
-    int64_t first;
-    while ((first = __atomic_fetch_add(&w->next, w->batch, __ATOMIC_RELAXED)) <
-           w->blocks) {
-        int64_t end = first + w->batch;
-        w->run(w->p, first, end < w->blocks ? end : w->blocks);
-    }
-}
-
-static void *work_thread(void *arg) {
-    work(arg);
-    return NULL;
+static void run_batch(const void *what, int64_t index) {
+    const batches_t *b = what;
+    int64_t first = index * b->batch, end = first + b->batch;
+    b->run(b->p, first, end < b->blocks ? end : b->blocks);
 }
 
 static void run(const pass_t *p, run_t kernel, int64_t blocks, int threads) {
     /* Rows may be short: a batch holds at least one full block's weights. */
     int64_t per_block = p->cols < BLOCK ? p->cols : BLOCK;
-    work_t w = {p, kernel, blocks, (2 * BLOCK + per_block - 1) / per_block, 0};
-    pthread_t ids[MAX_THREADS];
-    int started = 0;
-    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    int64_t batch = (2 * BLOCK + per_block - 1) / per_block;
+    batches_t b = {p, kernel, blocks, batch};
     /* Below 16,000 weights each, threads cost more than they save. */
-    if (threads > 1 && p->rows * p->cols >= 8 * BLOCK) {
-        if (team) { /* always the whole team: another size would start it anew */
-            team(work, &w, (unsigned)threads, 0);
-            return;
-        }
-        int64_t most = p->rows * p->cols / (4 * BLOCK);
-        if (threads > most) threads = (int)most;
-        while (started < threads - 1 &&
-               pthread_create(&ids[started], NULL, work_thread, &w) == 0)
-            ++started;
-    }
-    work(&w);
-    while (started > 0) pthread_join(ids[--started], NULL);
+    int64_t most = p->rows * p->cols / (4 * BLOCK);
+    run_tasks(run_batch, &b, (blocks + batch - 1) / batch, most < 2 ? 1 : threads);
 }
 
 static float exp_minus_2(float alpha) {

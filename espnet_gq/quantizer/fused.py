@@ -6,15 +6,14 @@ PyTorch functions of `assignment`, whose results these reproduce.
 
 import ctypes
 import functools
-import importlib.machinery
-import logging
 from pathlib import Path
 from typing import Optional, Tuple
 
 import torch
 
+from espnet_gq import native
+
 SOFT, HARD = 0, 1
-TORCH_LIBRARIES = Path(torch.__file__).with_name("lib")
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -24,37 +23,19 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gq_backward.argtypes = [pointer] * 9 + tail
     library.gq_set_team.argtypes = [pointer]
     library.gq_set_team.restype = None
-    library.gq_set_team(_torch_team())
+    library.gq_set_team(native.torch_team())
     return library
-
-
-def _torch_team() -> Optional[int]:
-    """Return the address of GOMP_parallel in the OpenMP runtime that PyTorch uses.
-
-    None where PyTorch uses another runtime; the library then starts its own threads.
-    """
-    try:
-        torch_cpu = ctypes.CDLL(str(next(TORCH_LIBRARIES.glob("libtorch_cpu.*"))))
-        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
-    except (StopIteration, OSError, AttributeError):
-        return None
 
 
 @functools.lru_cache(maxsize=None)
 def _library() -> Optional[ctypes.CDLL]:
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_fused" + suffix)
-        if path.exists():
-            try:
-                return _declared(ctypes.CDLL(str(path)))
-            except OSError as e:
-                logging.warning(f"{path} cannot be loaded ({e})")
-    logging.warning(
-        "espnet_gq: the fused CPU quantizer was not built, so training on a CPU uses "
-        "plain PyTorch operations (same results, slower); a C compiler (gcc or clang) "
-        "and 'pip install --force-reinstall --no-deps espnet-gq' build it."
+    library = native.load(
+        Path(__file__).parent,
+        "_fused",
+        "the fused CPU quantizer was not built, so training on a CPU uses plain "
+        "PyTorch operations (same results, slower)",
     )
-    return None
+    return None if library is None else _declared(library)
 
 
 def available() -> bool:

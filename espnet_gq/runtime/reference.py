@@ -1,0 +1,72 @@
+"""The packed products in PyTorch operations: slow, for any device, and what the
+kernels are measured against."""
+
+from typing import Optional, Tuple
+
+import torch
+
+
+def codes(codebook: torch.Tensor) -> Tuple[torch.Tensor, float]:
+    """Return a codebook rounded to 8 bits, and the unit it is rounded to.
+
+    Args:
+        codebook: Centroids (2^b,).
+
+    Returns:
+        int8 codes (2^b,) in [-127, 127], and the unit: c is about unit * codes, within
+        unit / 2.
+    """
+    largest = float(codebook.abs().max())
+    unit = largest / 127 if largest > 0 else 1.0
+    return torch.round(codebook.double() / unit).to(torch.int8), unit
+
+
+def _by_row(scale: torch.Tensor, rows: int) -> torch.Tensor:
+    return scale.repeat_interleave(rows // scale.numel())
+
+
+def dense(
+    index: torch.Tensor, codebook: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Return s * c[index] for indices (rows, cols)."""
+    return _by_row(scale, index.shape[0])[:, None] * codebook[index.long()]
+
+
+def round_activations(x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Round each row of activations to 8 bits.
+
+    Args:
+        x: (m, cols).
+
+    Returns:
+        Whole numbers in [-127, 127] (m, cols), and the unit of each row (m, 1): x is
+        about unit * numbers, within unit / 2. A row with a value that is not finite has
+        the unit NaN.
+    """
+    largest = x.abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
+    finite = largest < torch.inf
+    counts = finite & (largest > 7.5e-37)
+    inverse = torch.where(counts, 127.0 / largest, torch.zeros_like(largest))
+    unit = torch.where(counts, largest / 127.0, torch.zeros_like(largest))
+    unit = torch.where(finite, unit, torch.full_like(unit, torch.nan))
+    return torch.round(torch.where(finite, x, torch.zeros_like(x)) * inverse), unit
+
+
+def int8_linear(
+    x: torch.Tensor,
+    index: torch.Tensor,
+    codebook: torch.Tensor,
+    scale: torch.Tensor,
+    bias: Optional[torch.Tensor],
+) -> torch.Tensor:
+    """Return the product with rounded activations and codes, (..., rows).
+
+    The sums are exact: whole numbers in float64.
+    """
+    code, unit = codes(codebook)
+    q, x_unit = round_activations(x.reshape(-1, x.shape[-1]).float())
+    sums = (q.double() @ code[index.long()].double().t()).float()
+    out = sums * (x_unit * unit * _by_row(scale, index.shape[0]))
+    if bias is not None:
+        out = out + bias
+    return out.to(x.dtype).view(*x.shape[:-1], index.shape[0])
