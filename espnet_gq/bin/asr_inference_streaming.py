@@ -1,6 +1,6 @@
 """Decode chunk by chunk: espnet2.bin.asr_inference_streaming, and transducers too.
 
-Has ESPnet's options and output files, and --transducer_conf.
+Has ESPnet's options and output files, --transducer_conf and --quantize_asr_model.
 """
 
 import argparse
@@ -10,12 +10,13 @@ from typing import Optional, Sequence
 import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str2bool
 
 from espnet_gq.espnet.streaming import build_speech2text
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser: ESPnet's, with --transducer_conf."""
+    """Return the command line's parser: ESPnet's and two more."""
     parser = espnet.get_parser()
     parser.description = __doc__
     parser.add_argument(
@@ -23,6 +24,12 @@ def get_parser() -> argparse.ArgumentParser:
         default=None,
         action=NestedDictAction,
         help="The keyword arguments for transducer beam search.",
+    )
+    parser.add_argument(
+        "--quantize_asr_model",
+        type=str2bool,
+        default=False,
+        help="Compute in int8: a packed model's own, PyTorch's of another transducer.",
     )
     return parser
 
@@ -57,11 +64,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     options = vars(get_parser().parse_args(cmd))
     options.pop("config", None)
     transducer_conf = options.pop("transducer_conf")
+    int8 = options.pop("quantize_asr_model")
     length = options.pop("sim_chunk_length")
 
     def build(**kwargs):
         try:
-            speech2text = build_speech2text(transducer_conf=transducer_conf, **kwargs)
+            speech2text = build_speech2text(
+                transducer_conf=transducer_conf, quantize_asr_model=int8, **kwargs
+            )
         except (OSError, ValueError, yaml.YAMLError) as e:
             sys.exit(f"asr_inference_streaming: {' '.join(str(e).split())}")
         return InChunks(speech2text, length) if length else speech2text

@@ -25,6 +25,15 @@ def _read_packed(model_file: Union[str, Path]) -> Optional[dict]:
     return state if is_packed(state) else None
 
 
+def _on_kernels(device: str) -> bool:
+    return torch.device(device).type == "cpu" and available()
+
+
+def runs_packed(model_file: Union[str, Path], device: str = "cpu") -> bool:
+    """Return whether a model built from a file computes with packed weights."""
+    return _on_kernels(device) and _read_packed(model_file) is not None
+
+
 def extend_build_model_from_file(task) -> None:
     """Let a task's `build_model_from_file` take packed checkpoints as well.
 
@@ -49,7 +58,7 @@ def extend_build_model_from_file(task) -> None:
         else:
             if config_file is None:
                 config_file = Path(model_file).parent / "config.yaml"
-            if torch.device(device).type == "cpu" and available():
+            if _on_kernels(device):
                 with skeleton():
                     model, args = original(cls, config_file, None, device)
                 return load_packed(model, model_file), args

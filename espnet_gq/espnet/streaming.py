@@ -31,6 +31,7 @@ from espnet_gq.espnet.chunks import (
     TransducerSearch,
     Windowed,
 )
+from espnet_gq.runtime import set_mode
 
 Results = List[Tuple[Optional[str], List[str], List[int], Hypothesis]]
 
@@ -201,6 +202,7 @@ def _refusal(model, args) -> Optional[str]:
 def build_speech2text(
     asr_train_config: Union[Path, str],
     transducer_conf: Optional[Dict[str, Any]] = None,
+    quantize_asr_model: bool = False,
     **options,
 ) -> Union[Speech2TextStreaming, AttentionSpeech2TextStreaming]:
     """Return ESPnet's streaming decoder where it has one for a model, else this one's.
@@ -208,6 +210,7 @@ def build_speech2text(
     Args:
         asr_train_config: config.yaml of the training.
         transducer_conf: Options of ESPnet's BeamSearchTransducer; read for transducers.
+        quantize_asr_model: Compute in int8.
         **options: Further arguments of ESPnet's Speech2TextStreaming.
 
     Raises:
@@ -217,7 +220,10 @@ def build_speech2text(
     decoder = decoder_choices.get_class(config.get("decoder"))
     if decoder is not None and issubclass(decoder, TransducerDecoder):
         return Speech2TextStreaming(
-            asr_train_config, transducer_conf=transducer_conf, **options
+            asr_train_config,
+            transducer_conf=transducer_conf,
+            quantize_asr_model=quantize_asr_model,
+            **options,
         )
     if not issubclass(encoder_choices.get_class(config["encoder"]), BLOCK_ENCODERS):
         raise ValueError(
@@ -225,4 +231,10 @@ def build_speech2text(
             f"{config.get('decoder')}; allowed: a transducer, or one of the encoders "
             "contextual_block_conformer, contextual_block_transformer"
         )
-    return AttentionSpeech2TextStreaming(asr_train_config, **options)
+    speech2text = AttentionSpeech2TextStreaming(asr_train_config, **options)
+    if quantize_asr_model and not set_mode(speech2text.asr_model, "int8"):
+        raise ValueError(
+            "quantize_asr_model: the model is not packed; allowed here: a packed model "
+            "on a CPU"
+        )
+    return speech2text

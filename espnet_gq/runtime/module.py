@@ -40,7 +40,8 @@ _WITH_WEIGHTS = (
 def skeleton() -> Iterator[None]:
     """Within the block, layers are built without memory for their parameters.
 
-    Their parameters are on the device "meta"; `install` gives them their values.
+    Their parameters are on the device "meta" until they get their values, and modules
+    cannot be moved to another.
     """
     originals = {cls: cls.__init__ for cls in _WITH_WEIGHTS}
 
@@ -51,11 +52,14 @@ def skeleton() -> Iterator[None]:
 
         return __init__
 
+    move = nn.Module.to
+    nn.Module.to = lambda self, *args, **kwargs: self
     for cls, original in originals.items():
         cls.__init__ = without_memory(original)
     try:
         yield
     finally:
+        nn.Module.to = move
         for cls, original in originals.items():
             cls.__init__ = original
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import yaml
-from tiny_task import ABSENT, RNNT, SECOND_TASK, run
+from tiny_task import ABSENT, RNNT, SECOND_TASK, assert_same_results, run
 
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
@@ -63,7 +63,8 @@ def test_train_pack_and_decode(task, asr_task, changes):
             ]
         )
     ]
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[2]
+    assert_same_results(results[1], results[0])
     assert len(results[0]["score"].splitlines()) == 4
     module, options = STREAMING[asr_task]
     streamed = task.decode(

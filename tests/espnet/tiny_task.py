@@ -210,6 +210,16 @@ class Task:
         return {f: (folder / f).read_text() for f in ("text", "token", "score")}
 
 
+def assert_same_results(packed, hardened):
+    """Compare what decoding wrote; the packed kernels add in another order."""
+    for name in ("text", "token"):
+        assert packed[name] == hardened[name]
+    for a, b in zip(packed["score"].splitlines(), hardened["score"].splitlines()):
+        (utt, score), (other, expected) = a.split(), b.split()
+        assert utt == other
+        assert abs(float(score) - float(expected)) < 1e-4 * abs(float(expected)) + 1e-4
+
+
 def environment(**extra: str):
     fixed = {
         "OMP_NUM_THREADS": "1",
