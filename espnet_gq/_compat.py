@@ -12,10 +12,6 @@ ASR_TASK_MODULES: Tuple[str, ...] = (
     "espnet3.systems.esp2_asr.task",
 )
 TRANSDUCER_TASK_MODULES: Tuple[str, ...] = ("espnet2.tasks.asr_transducer",)
-INFERENCE_MODULES: Tuple[str, ...] = (
-    "espnet2.bin.asr_inference",
-    "espnet2.bin.asr_transducer_inference",
-)
 
 
 def espnet_version() -> str:

@@ -6,6 +6,7 @@ from typing import Optional, Union
 
 import torch
 
+from espnet_gq.espnet.inference import serve_quantize_option
 from espnet_gq.nn.prepare import harden_, quantized_weights
 from espnet_gq.packing import (
     is_packed,
@@ -23,15 +24,6 @@ def _read_packed(model_file: Union[str, Path]) -> Optional[dict]:
     except (ValueError, OSError):
         return None  # ESPnet says itself what is wrong with a file of its own kind
     return state if is_packed(state) else None
-
-
-def _on_kernels(device: str) -> bool:
-    return torch.device(device).type == "cpu" and available()
-
-
-def runs_packed(model_file: Union[str, Path], device: str = "cpu") -> bool:
-    """Return whether a model built from a file computes with packed weights."""
-    return _on_kernels(device) and _read_packed(model_file) is not None
 
 
 def extend_build_model_from_file(task) -> None:
@@ -58,7 +50,8 @@ def extend_build_model_from_file(task) -> None:
         else:
             if config_file is None:
                 config_file = Path(model_file).parent / "config.yaml"
-            if _on_kernels(device):
+            if torch.device(device).type == "cpu" and available():
+                serve_quantize_option()
                 with skeleton():
                     model, args = original(cls, config_file, None, device)
                 return load_packed(model, model_file), args

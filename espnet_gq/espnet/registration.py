@@ -6,11 +6,7 @@ import sys
 from types import ModuleType
 from typing import Dict
 
-from espnet_gq._compat import (
-    ASR_TASK_MODULES,
-    INFERENCE_MODULES,
-    TRANSDUCER_TASK_MODULES,
-)
+from espnet_gq._compat import ASR_TASK_MODULES, TRANSDUCER_TASK_MODULES
 from espnet_gq.espnet.transducer_loss import provide_when_missing
 
 
@@ -90,17 +86,9 @@ def _extend(task: type) -> None:
     extend_build_model_from_file(task)
 
 
-def register_inference(module: ModuleType) -> None:
-    """Register with one of ESPnet's modules that hold a Speech2Text."""
-    from espnet_gq.espnet.inference import serve_quantize_option
-
-    serve_quantize_option(module)
-
-
 REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
 REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
-REGISTER.update({name: register_inference for name in INFERENCE_MODULES})
-"""ESPnet's modules, and what to do once one of them is imported."""
+"""ESPnet's task modules, and what to do once one of them is imported."""
 
 
 def _add(choices, classes: Dict[str, type]) -> None:
@@ -131,7 +119,7 @@ class _RegisterAfter(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Puts _RegisterAfter around the loaders of ESPnet's modules."""
+    """Puts _RegisterAfter around the loaders of ESPnet's task modules."""
 
     def __init__(self):
         self.searching = False
@@ -150,7 +138,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register_when_imported() -> None:
-    """Register now with the modules already imported, else at their import.
+    """Register now with the task modules already imported, else at their import.
 
     Also provides the transducer loss where `warprnnt_pytorch` is missing.
     """

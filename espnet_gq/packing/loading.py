@@ -7,7 +7,6 @@ from typing import IO, Any, Dict, Mapping, Optional, Union
 import torch
 from torch import nn
 
-from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.packing.checkpoint import (
     PackedFormatError,
     QuantizedTensor,
@@ -71,70 +70,46 @@ def load_packed(
 
 
 def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
-    weights: Dict[str, Dict[str, PackedWeight]] = {}
-    others: Dict[str, torch.Tensor] = {}
-    expected = _expected(model)
+    state: Dict[str, torch.Tensor] = {}
+    weights: Dict[int, PackedWeight] = {}
     for name, tensor in tensors(packed, file):
-        if name not in expected:
-            raise ValueError(f"it has '{name}', which the model lacks")
-        if tuple(tensor.shape) != tuple(expected[name]):
+        if not torch.is_tensor(tensor):
+            # Takes the weight's place while the state dict finds its way into the
+            # model: layers may rename what an earlier release called otherwise.
+            place = torch.empty(tensor.shape, device="meta")
+            place = nn.Parameter(place, requires_grad=False)
+            weights[id(place)], tensor = _weight(tensor), place
+        state[name] = tensor
+    try:
+        found = model.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as e:  # of another shape
+        raise ValueError(" ".join(str(e).split())) from None
+    missing = [name for name in found.missing_keys if "_quantizer." not in name]
+    for what, names in (("lacks", missing), ("also has", found.unexpected_keys)):
+        if names:
             raise ValueError(
-                f"'{name}' has shape {tuple(tensor.shape)}; the model's has "
-                f"{tuple(expected.pop(name))}"
+                f"it {what} {len(names)} tensors compared with the model, such as "
+                f"'{names[0]}'"
             )
-        del expected[name]
-        layer, _, parameter = name.rpartition(".")
-        if torch.is_tensor(tensor):
-            others[name] = tensor
-        else:
-            weights.setdefault(layer, {})[parameter] = _weight(tensor)
-    if expected:
-        raise ValueError(
-            f"it lacks {len(expected)} tensors of the model, such as "
-            f"'{next(iter(expected))}'"
-        )
-    install(model, weights)
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, QuantizedLayer):
-            raise ValueError(f"it has no quantized weight for '{name}', which has to be")
-    for name, tensor in others.items():
-        _give(model, name, tensor)
+    install(model, _by_layer(model, weights))
     for module in model.modules():
         # Some of ESPnet's decoders remember the device they were built on.
         if getattr(module, "device", None) == torch.device("meta"):
             module.device = torch.device("cpu")
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise ValueError(f"it has no weight for '{name}', which is to be quantized")
     set_mode(model, mode)
     return model
 
 
-def _expected(model: nn.Module) -> Dict[str, torch.Size]:
-    """Return the shapes of what a packed file of the model holds."""
-    quantizers = tuple(
-        f"{name}.{child}."
-        for name, layer in model.named_modules()
-        if isinstance(layer, QuantizedLayer)
-        for child in layer._modules
-        if child.endswith("_quantizer")
-    )
-    return {
-        name: tensor.shape
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(quantizers)
-    }
-
-
-def _give(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Give a parameter or a buffer its value; one without memory gets the tensor."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    held = module._parameters.get(leaf)
-    if held is None:
-        held = module._buffers[leaf]
-    if held.device.type != "meta":
-        with torch.no_grad():
-            held.copy_(tensor)
-    elif leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-    else:
-        module._buffers[leaf] = tensor
-
+def _by_layer(
+    model: nn.Module, weights: Mapping[int, PackedWeight]
+) -> Dict[str, Dict[str, PackedWeight]]:
+    """Return layer name -> parameter name -> weight, by the places taken."""
+    found: Dict[str, Dict[str, PackedWeight]] = {}
+    for layer, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in weights:
+                found.setdefault(layer, {})[name] = weights[id(parameter)]
+    return found

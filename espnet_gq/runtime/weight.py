@@ -222,7 +222,7 @@ class PackedWeight(nn.Module):
             )
         if not self.runs_native(x) or (bias is not None and bias.dtype != x.dtype):
             return self._torch_linear(x, bias)
-        flat = x.reshape(-1, self.cols).contiguous()
+        flat = x.reshape(math.prod(x.shape[:-1]), self.cols).contiguous()
         out = torch.empty(flat.shape[0], self.rows)
         check(
             library().gq_linear(

@@ -15,7 +15,7 @@ int usable_count = 0;
 
 void find_instruction_sets() {
     if (usable_count) return;
-    const instruction_set *found[4];
+    const instruction_set *found[4] = {};
     int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
