@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
-import torch
-from packed_models import SAMPLE_RATE, Loaded, describe, load_decoders
+from packed_models import SAMPLE_RATE, describe, load_decoders
 from packed_speech import Utterance, noise
 from packed_variants import (
     FLOAT,
@@ -20,84 +19,10 @@ from packed_variants import (
     variant_of,
 )
 from report import Spread, progress, table
-from torch import Tensor, nn
 
-LABEL_SHARE = 0.12
-"""Share of the encoder's frames that emit a label: 3 a second at 40 ms a frame, about
-that of 5,000 word pieces of read English."""
-CALIBRATION_SECONDS = 10.0
 AIM = 0.70
 """Largest ratio of 5 to own 8 bits with AIM_SIZE, P50 and P90, mode int8."""
 AIM_SIZE = "rnnt100m"
-
-
-# --- how often a model with random weights emits -------------------------------------
-
-
-def blank_bias(joint: nn.Module) -> float:
-    """Return the bias of the blank in the joint network's output."""
-    bias = joint.lin_out.bias
-    return float((bias() if callable(bias) else bias)[0])
-
-
-def set_blank_bias(joint: nn.Module, value: float) -> None:
-    """Change the bias of the blank in the joint network's output."""
-    layer = joint.lin_out
-    if callable(layer.bias):  # of PyTorch's dynamic int8
-        weight, bias = layer._weight_bias()
-        bias = bias.detach().clone()
-        bias[0] = value
-        layer.set_weight_bias(weight, bias)
-    else:
-        layer.bias.data[0] = value
-
-
-def _emission(frames: Tensor, decoder, joint, offset: float) -> Tuple[float, Tensor]:
-    """Return the share of frames that emit, and every frame's best label over blank.
-
-    Greedy as the search is, with `offset` added to the blank.
-    """
-    from espnet2.asr.transducer.beam_search_transducer import Hypothesis
-
-    hyp = Hypothesis(score=0.0, yseq=[0], dec_state=decoder.init_state(1))
-    margins, emitted, cache = [], 0, {}
-    for frame in frames:
-        decoded, state, _ = decoder.score(hyp, cache)
-        logits = joint(frame, decoded)
-        best, label = logits[1:].max(-1)
-        margins.append(best - logits[0])
-        if margins[-1] > offset:
-            emitted += 1
-            yseq = [*hyp.yseq, int(label) + 1]
-            hyp = Hypothesis(score=0.0, yseq=yseq, dec_state=state)
-    return emitted / max(len(margins), 1), torch.stack(margins)
-
-
-@torch.no_grad()
-def calibrate(loaded: Loaded, samples: np.ndarray) -> Dict[str, float]:
-    """Return the blank's bias with which LABEL_SHARE of the frames emit a label, and
-    the share that it reaches on these samples."""
-    loaded.enter()
-    decoder, model = loaded.decoder, loaded.model
-    decoder.reset()
-    frames = decoder.encode(torch.from_numpy(samples)[None], True)[0]
-    decoder.reset()
-    search = (frames, model.decoder, model.joint_network)
-    _, margins = _emission(*search, float("inf"))
-    _, more = _emission(*search, float("-inf"))
-    margins = torch.cat([margins, more])
-    low, high = float(margins.min()) - 1e-3, float(margins.max()) + 1e-3
-    tried = []
-    for _ in range(10):
-        middle = (low + high) / 2
-        share, _ = _emission(*search, middle)
-        tried.append((abs(share - LABEL_SHARE), share, middle))
-        low, high = (middle, high) if share > LABEL_SHARE else (low, middle)
-    _, share, offset = min(tried)
-    return dict(bias=blank_bias(model.joint_network) + offset, share=share)
-
-
-# --- decoding ------------------------------------------------------------------------
 
 
 def decode(decoder, samples: np.ndarray, chunk: int) -> Tuple[float, float, int]:
@@ -108,6 +33,7 @@ def decode(decoder, samples: np.ndarray, chunk: int) -> Tuple[float, float, int]
     """
     finish = busy = 0.0
     labels: List[int] = []
+    decoder.pace.frames = 0
     for start in range(0, len(samples), chunk):
         end = min(start + chunk, len(samples))
         began = time.perf_counter()
@@ -130,17 +56,13 @@ def measure(
     found, _ = describe(name, cache)
     loaded = load_decoders(name, compared, cache)
     chunk = chunk_ms * SAMPLE_RATE // 1000
-    first = spoken[0].samples[: int(CALIBRATION_SECONDS * SAMPLE_RATE)]
-    biases, done = {}, {one.variant: [] for one in loaded}
+    done: Dict[Variant, List[Tuple[float, float, int]]] = {v: [] for v in compared}
     for one in loaded:
-        biases[one.variant] = calibrate(one, first)
-        progress(f"latency: {name}: calibrated {one.variant}")
+        one.enter()
+        decode(one.decoder, noise(1.0), chunk)
     for index, utterance in enumerate(spoken):
         for one in in_turn(loaded, index):
             one.enter()
-            set_blank_bias(one.model.joint_network, biases[one.variant]["bias"])
-            if index == 0:
-                decode(one.decoder, noise(1.0), chunk)
             done[one.variant].append(decode(one.decoder, utterance.samples, chunk))
         progress(f"latency: {name}: utterance {index + 1} of {len(spoken)}")
     seconds = [utterance.seconds for utterance in spoken]
@@ -149,14 +71,14 @@ def measure(
         chunk_ms=chunk_ms,
         utterances={u.name: u.seconds for u in spoken},
         variants=[
-            _figures(variant, latency, done[variant], biases[variant], sum(seconds))
+            _figures(variant, latency, done[variant], sum(seconds))
             for variant in compared
         ],
     )
     return found
 
 
-def _figures(variant, latency, done, bias, seconds: float) -> Dict[str, Any]:
+def _figures(variant, latency, done, seconds: float) -> Dict[str, Any]:
     def quantiles(which: Variant) -> List[float]:
         return [float(q) for q in np.quantile(latency[which], (0.5, 0.9))]
 
@@ -173,7 +95,6 @@ def _figures(variant, latency, done, bias, seconds: float) -> Dict[str, Any]:
         each_latency_seconds=latency[variant],
         real_time_factor=sum(busy for _, busy, _ in done) / seconds,
         labels_a_second=sum(labels for _, _, labels in done) / seconds,
-        blank=bias,
         x_float32=quotients(FLOAT),
         x_torch_int8=quotients(TORCH_INT8),
         x_own_8_bits=quotients(variant.own_8_bits),

@@ -187,7 +187,9 @@ def _figures(runs: List[Dict[str, Any]]) -> Dict[str, Any]:
 def _quotients(row, base: Variant, rows) -> Any:
     for other in rows:
         if variant_of(other) == base:
-            return {key: row[key]["median"] / other[key]["median"] for key in KEYS}
+            return {
+                key: row[key]["median"] / max(other[key]["median"], 1) for key in KEYS
+            }
     return None
 
 

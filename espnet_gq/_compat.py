@@ -12,6 +12,11 @@ ASR_TASK_MODULES: Tuple[str, ...] = (
     "espnet3.systems.esp2_asr.task",
 )
 TRANSDUCER_TASK_MODULES: Tuple[str, ...] = ("espnet2.tasks.asr_transducer",)
+RENAMED_LAYERS: Tuple[Tuple[str, str], ...] = (
+    # 202611 took the positional encoding out of the subsampling's last Sequential. It
+    # renames the weights when it loads them; quantizers have to follow.
+    ("embed.out.0.", "embed.out."),
+)
 
 
 def espnet_version() -> str:

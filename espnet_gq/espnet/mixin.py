@@ -5,6 +5,7 @@ from typing import Any, Dict, Optional, Sequence
 
 from torch import nn
 
+from espnet_gq._compat import RENAMED_LAYERS
 from espnet_gq.nn import GQConfigError, prepare
 
 
@@ -28,6 +29,7 @@ class QuantizedByConf:
             self._quantize(gq_conf)
         except GQConfigError as e:
             raise GQConfigError(f"{self.gq_name}: {e}") from None
+        self.register_load_state_dict_pre_hook(_rename_quantizers)
 
     def _quantize(self, gq_conf: Optional[Dict[str, Any]]) -> None:
         prepare(self, gq_conf)
@@ -48,6 +50,17 @@ class QuantizedByConf:
             at -= 1
         parameters.insert(at, gq_conf)
         cls.__signature__ = signature.replace(parameters=parameters)
+
+
+def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):
+    """Give quantizers of another ESPnet release the names that this one has."""
+    names = None
+    for old, new in RENAMED_LAYERS:
+        for key in [k for k in state if k.startswith(prefix + old)]:
+            name = new + key[len(prefix + old) :]
+            names = names or set(module.state_dict())
+            if "_quantizer." in name and name in names:
+                state[prefix + name] = state.pop(key)
 
 
 def prepare_parts(

@@ -22,6 +22,7 @@ bytes.
 import hashlib
 import json
 import math
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +244,11 @@ class _Data:
         if self.file is None:
             taken = self.array[self.at : self.at + nbytes]
         else:
-            taken = np.frombuffer(self.file.read(nbytes), np.uint8)
+            try:
+                read = self.file.read(nbytes)
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as e:
+                raise PackedFormatError(f"the file cannot be read ({e})") from None
+            taken = np.frombuffer(read, np.uint8)
             if taken.size != nbytes:
                 raise PackedFormatError("the file ends before the last tensor")
         self.at += nbytes

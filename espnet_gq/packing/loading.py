@@ -1,8 +1,9 @@
 """A packed file straight into packed layers: the float weights are never in memory."""
 
+import contextlib
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Dict, Mapping, Optional, Union
+from typing import IO, Any, Dict, Iterator, Mapping, Optional, Union
 
 import torch
 from torch import nn
@@ -17,13 +18,19 @@ from espnet_gq.packing.checkpoint import (
 from espnet_gq.runtime import PackedWeight, install, set_mode
 
 
-def _data_record(packed: Mapping[str, Any], file: zipfile.ZipFile) -> Optional[IO]:
-    """Return a reader of the data in torch.save's archive, None if it is not clear."""
+@contextlib.contextmanager
+def _data_record(packed: Mapping[str, Any], path) -> Iterator[Optional[IO[bytes]]]:
+    """Give a reader of the data in torch.save's archive, None if it is not clear."""
     size = packed["data"].numel()
-    records = [r for r in file.infolist() if r.file_size == size]
-    if len(records) != 1 or records[0].compress_type != zipfile.ZIP_STORED:
-        return None
-    return file.open(records[0])
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            records = [r for r in archive.infolist() if r.file_size == size]
+            clear = len(records) == 1 and records[0].compress_type == zipfile.ZIP_STORED
+            file = stack.enter_context(archive.open(records[0])) if clear else None
+        except Exception:  # what zipfile raises for damaged archives is not documented
+            file = None
+        yield file
 
 
 def _weight(tensor: QuantizedTensor) -> PackedWeight:
@@ -61,9 +68,9 @@ def load_packed(
     if not torch.is_tensor(packed.get("data")):
         raise PackedFormatError(f"{source}: 'data' is not a tensor")
     try:
-        with zipfile.ZipFile(source) as archive:
-            return _load(model, packed, _data_record(packed, archive), mode)
-    except (PackedFormatError, zipfile.BadZipFile) as e:
+        with _data_record(packed, source) as file:
+            return _load(model, packed, file, mode)
+    except PackedFormatError as e:
         raise PackedFormatError(f"{source}: {e}") from None
     except ValueError as e:
         raise ValueError(f"{source}: {e}") from None
