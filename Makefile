@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-SOURCES := setup.py espnet_gq/quantizer/_fused.c espnet_gq/quantizer/_fused_kernel.h
+SOURCES := setup.py $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
 
 .PHONY: help venv demo test lint clean
 

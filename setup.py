@@ -41,7 +41,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_gq", "espnet_gq.*"]),
-    package_data={"espnet_gq.quantizer": ["*.c", "*.h"]},
+    package_data={
+        "espnet_gq.quantizer": ["*.c", "*.h"],
+        "espnet_gq.runtime": ["csrc/*"],
+    },
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={

@@ -29,6 +29,8 @@ the recogniser adds to it."""
 MOST_SECONDS = 10.0
 LABELS = 20
 """Labels that a hybrid model emits; without them its search might never end."""
+LEAST_BYTES = 2**20
+"""Less is not compared: the system counts pages by the batch."""
 FIGURES = ("imports", "loaded", "loading_peak", "decoded", "peak")
 
 
@@ -188,7 +190,9 @@ def _quotients(row, base: Variant, rows) -> Any:
     for other in rows:
         if variant_of(other) == base:
             return {
-                key: row[key]["median"] / max(other[key]["median"], 1) for key in KEYS
+                key: row[key]["median"] / other[key]["median"]
+                for key in KEYS
+                if other[key]["median"] >= LEAST_BYTES
             }
     return None
 
@@ -212,7 +216,8 @@ def lines(found: Dict[str, Any]) -> List[str]:
     """Return the table of a size; the last three ratios are of the added peak."""
 
     def ratio(row, base: str, key: str) -> str:
-        return "-" if row[base] is None else f"{row[base][key]:.3f}"
+        found = (row[base] or {}).get(key)
+        return "-" if found is None else f"{found:.3f}"
 
     mib = 2**20
     rows = [
@@ -261,7 +266,9 @@ def aims(name: str, found: Dict[str, Any]) -> List[Aim]:
                 "added at most",
             ),
         ):
-            value = row["x_own_8_bits"][key]
+            value = row["x_own_8_bits"].get(key)
+            if value is None:
+                continue
             label = f"memory of {name}, {what}, 5 bits over 8 bits, {variant.mode}"
             reached.append(
                 Aim(label, value, AIM, "" if value <= AIM else _why(key, eight))

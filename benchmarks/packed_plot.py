@@ -27,6 +27,7 @@ def _draw(axis, rows: List[Dict[str, Any]], figure: Tuple[str, str, float]) -> N
             color, style = LINES[row["method"]]
             value = _value(row, *figure)
             axis.axhline(value, color=color, linestyle=style, label=row["method"])
+    axis.set_xticks(sorted({row["bits"] for row in rows if row["bits"]}))
     axis.set_xlabel("bits a weight")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
@@ -58,7 +59,7 @@ def plot(parts: Dict[str, Any], path: Path) -> Optional[str]:
                 axis.set_axis_off()
                 continue
             _draw(axis, found["variants"], tuple(field))
-            axis.set_title(f"{name} ({found['parameters'] / 1e6:.0f} M)")
+            axis.set_title(f"{name} ({found['parameters'] / 1e6:.3g} M)")
             axis.set_ylabel(label)
     axes[0][0].legend(fontsize="small")
     figure.tight_layout()

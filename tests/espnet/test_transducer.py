@@ -12,6 +12,7 @@ import espnet_gq
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.nn.prepare import quantizable, quantized_weights
 from espnet_gq.packing import load_state_dict, quantized_names
+from espnet_gq.runtime import available
 
 STREAMING = {
     "asr": ("espnet_gq.bin.asr_inference_streaming", ["--sim_chunk_length", "1000"]),
@@ -66,6 +67,16 @@ def test_train_pack_and_decode(task, asr_task, changes):
     assert results[0] == results[2]
     assert_same_results(results[1], results[0])
     assert len(results[0]["score"].splitlines()) == 4
+    int8 = task.decode(
+        folder / "config.yaml",
+        folder / "valid.loss.ave.packed.pth",
+        f"{name}_int8",
+        *("--quantize_asr_model", "true"),
+        module=module,
+    )
+    assert len(int8["score"].splitlines()) == 4
+    if available():  # else the model is float, and the option PyTorch's
+        assert int8["score"] != results[1]["score"]
     module, options = STREAMING[asr_task]
     streamed = task.decode(
         folder / "config.yaml",

@@ -164,10 +164,10 @@ void check_planes(const matrix &w) {
     int64_t at = 0;
     for (int64_t row = 0; row < w.rows; row += 16)
         for (int64_t col = 0; col < w.cols; col += 32)
-            for (int part = 8, above = 8; part; above = part, part /= 2) {
+            for (int part = 8; part; part /= 2) {
                 if (!(w.bits & part)) continue;
                 int low = 0; /* bits in wider parts */
-                for (int wider = 8; wider >= above; wider /= 2) low += w.bits & wider;
+                for (int wider = 8; wider > part; wider /= 2) low += w.bits & wider;
                 for (int64_t n = 0; n < part; ++n)
                     for (int64_t i = 0; i < 64; ++i, ++at) {
                         unsigned byte = 0;
@@ -292,7 +292,7 @@ void check_linear(const matrix &w, int64_t m, int64_t only_kind = -1) {
     buffer<float> x(m * w.cols), out(m * w.rows);
     for (int64_t i = 0; i < m; ++i)
         random_row(x.data + i * w.cols, w.cols,
-                   only_kind >= 0 ? only_kind : chance(50) ? NORMAL : below(KINDS));
+                   only_kind >= 0 ? only_kind : chance(50) ? 0 : below(KINDS));
     const gq_weight handle = w.handle();
     for (int mode : {GQ_EXACT, GQ_INT8}) {
         const std::vector<answer> want = products(w, x.data, m, mode);
