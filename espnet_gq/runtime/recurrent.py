@@ -28,7 +28,7 @@ class PackedRNNBase(PackedLayer):
     @classmethod
     def from_float(cls, layer, weights):
         new = super().from_float(layer, weights)
-        new._flat_weights = []
+        new._flat_weights, new._biases = [], {}
         return new
 
     def forward(self, input, hx=None):
@@ -110,7 +110,7 @@ class PackedRNNBase(PackedLayer):
         if self.bias:
             b_ih, b_hh = (getattr(self, f"bias_{n}{suffix}") for n in ("ih", "hh"))
             if self.mode == "LSTM":
-                b_ih, b_hh = b_ih + b_hh, None
+                b_ih, b_hh = self._sum_of_biases(suffix, b_ih, b_hh), None
         gates = _linear(data, w_ih, b_ih)
         native = all(
             w is None or (isinstance(w, PackedWeight) and w.runs_native(gates))
@@ -118,6 +118,16 @@ class PackedRNNBase(PackedLayer):
         ) and (b_hh is None or b_hh.dtype == torch.float32)
         run = self._native_steps if native else self._torch_steps
         run(gates, active, w_hh, w_hr, b_hh, reverse, h, c, out)
+
+    def _sum_of_biases(self, suffix: str, b_ih, b_hh) -> torch.Tensor:
+        """Return the bias of an LSTM's gates, the same tensor at every call."""
+        if suffix not in self._biases:
+            self._biases[suffix] = (b_ih + b_hh).detach()
+        return self._biases[suffix]
+
+    def _apply(self, fn, *args, **kwargs):
+        self._biases.clear()
+        return super()._apply(fn, *args, **kwargs)
 
     def _native_steps(self, gates, active, w_hh, w_hr, b_hh, reverse, h, c, out):
         sizes = torch.tensor(active, dtype=torch.int64)

@@ -151,29 +151,31 @@ class PackedWeight(nn.Module):
 
         It is valid as long as the weight, and the bias, are.
         """
-        key = (self.planes.data_ptr(), 0 if bias is None else bias.data_ptr())
-        if key not in self._handles:
-            if self._tables is None:
-                codes, unit = self.codes()
-                repeat = 256 // self.codebook.numel()
-                value = self.codebook.repeat(repeat).contiguous()
-                self._tables = value, codes.repeat(repeat).contiguous(), unit
-            value, code, unit = self._tables
-            weight = Weight(
-                self.planes.data_ptr(),
-                value.data_ptr(),
-                code.data_ptr(),
-                self.scale.data_ptr(),
-                None if bias is None else bias.data_ptr(),
-                self.rows,
-                self.cols,
-                self.scale.numel(),
-                unit,
-                self.bits,
-            )
-            if len(self._handles) > 4:
-                self._handles.clear()
-            self._handles[key] = weight, ctypes.addressof(weight)
+        key = 0 if bias is None else bias.data_ptr()
+        found = self._handles.get(key)
+        if found is not None:
+            return found[1]
+        if self._tables is None:
+            codes, unit = self.codes()
+            repeat = 256 // self.codebook.numel()
+            value = self.codebook.repeat(repeat).contiguous()
+            self._tables = value, codes.repeat(repeat).contiguous(), unit
+        value, code, unit = self._tables
+        weight = Weight(
+            self.planes.data_ptr(),
+            value.data_ptr(),
+            code.data_ptr(),
+            self.scale.data_ptr(),
+            key or None,
+            self.rows,
+            self.cols,
+            self.scale.numel(),
+            unit,
+            self.bits,
+        )
+        if len(self._handles) > 4:
+            self._handles.clear()
+        self._handles[key] = weight, ctypes.addressof(weight)
         return self._handles[key][1]
 
     # --- products --------------------------------------------------------------------
@@ -181,9 +183,9 @@ class PackedWeight(nn.Module):
     def runs_native(self, x: torch.Tensor) -> bool:
         """Return whether the kernels take activations."""
         return (
-            x.dtype == torch.float32
-            and x.device.type == "cpu"
-            and self.planes.device.type == "cpu"
+            x.dtype is torch.float32
+            and x.is_cpu
+            and self._buffers["planes"].is_cpu
             and available()
             and not (x.requires_grad and torch.is_grad_enabled())
         )
@@ -222,20 +224,22 @@ class PackedWeight(nn.Module):
             )
         if not self.runs_native(x) or (bias is not None and bias.dtype != x.dtype):
             return self._torch_linear(x, bias)
-        flat = x.reshape(math.prod(x.shape[:-1]), self.cols).contiguous()
-        out = torch.empty(flat.shape[0], self.rows)
-        check(
-            library().gq_linear(
-                self.handle(bias),
-                flat.data_ptr(),
-                flat.shape[0],
-                out.data_ptr(),
-                self.mode_number,
-                torch.get_num_threads(),
-                0,
-            )
+        # Small layers are called often: what is not needed is not done.
+        if not x.is_contiguous():
+            x = x.contiguous()
+        out = torch.empty(*x.shape[:-1], self.rows)
+        status = library().gq_linear(
+            self.handle(bias),
+            x.data_ptr(),
+            math.prod(x.shape[:-1]),
+            out.data_ptr(),
+            self.mode_number,
+            torch.get_num_threads(),
+            0,
         )
-        return out.view(*x.shape[:-1], self.rows)
+        if status:
+            check(status)
+        return out
 
     def _torch_linear(self, x, bias):
         if self.mode_number == MODES["int8"] and not torch.is_grad_enabled():

@@ -1,0 +1,94 @@
+"""The kernels without Python: native_check.cpp, built in several ways and run."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from espnet_gq.runtime import instruction_sets
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parents[1] / "espnet_gq" / "runtime" / "csrc"
+CHECK = HERE / "native_check.cpp"
+SOURCES = [CHECK, *sorted(KERNELS.glob("*.cpp"))]
+MATHS = ["-fno-math-errno", "-fno-trapping-math"]  # as in setup.py
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-pthread", *MATHS]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+DOT_PRODUCTS = "-march=armv8.2-a+dotprod"
+
+HOST = shlex.split(os.environ.get("CXX") or "g++")
+ARM = ["aarch64-linux-gnu-g++"]
+QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+
+needs_host = pytest.mark.skipif(not shutil.which(HOST[0]), reason=f"no {HOST[0]}")
+needs_arm = pytest.mark.skipif(not shutil.which(ARM[0]), reason=f"no {ARM[0]}")
+needs_qemu = pytest.mark.skipif(not QEMU, reason="no qemu-aarch64")
+
+
+def call(command, **options):
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, **options
+    )
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def compile_all(compiler, sources, folder, flags):
+    def one(source):
+        made = folder / f"{source.stem}.o"
+        call([*compiler, *FLAGS, *flags, "-c", source, "-o", made])
+        return made
+
+    with ThreadPoolExecutor(2) as jobs:
+        return list(jobs.map(one, sources))
+
+
+def build(compiler, folder, flags):
+    objects = compile_all(compiler, SOURCES, folder, flags)
+    call([*compiler, *flags, "-pthread", *objects, "-o", folder / "check"])
+    return folder / "check"
+
+
+def run(command, rounds):
+    """Run the check on a fixed seed; return the instruction sets that it names."""
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    output = call([*command, 1, rounds], env=environment)
+    print(output)
+    return [line.split(":")[0] for line in output.splitlines()]
+
+
+@needs_host
+def test_optimized(tmp_path):
+    names = run([build(HOST, tmp_path, ["-O2"])], 20)
+    assert not set(instruction_sets()) - set(names)
+
+
+@needs_host
+def test_sanitizers(tmp_path):
+    probe = tmp_path / "probe.cpp"
+    probe.write_text("int main() { return 0; }\n")
+    try:
+        call([*HOST, *SANITIZE, probe, "-o", tmp_path / "probe"])
+        call([tmp_path / "probe"], env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+    except AssertionError as error:
+        pytest.skip(f"no sanitizers: {str(error).strip().splitlines()[-1]}")
+    names = run([build(HOST, tmp_path, ["-O1", "-g", *SANITIZE])], 3)
+    assert not set(instruction_sets()) - set(names)
+
+
+@needs_arm
+@pytest.mark.parametrize("flags", [[], [DOT_PRODUCTS]], ids=["plain", "dotprod"])
+def test_neon_compiles(tmp_path, flags):
+    compile_all(ARM, [KERNELS / "neon.cpp"], tmp_path, ["-O2", *flags])
+
+
+@needs_arm
+@needs_qemu
+@pytest.mark.parametrize("flags", [[], [DOT_PRODUCTS]], ids=["plain", "dotprod"])
+def test_neon_emulated(tmp_path, flags):
+    check = build(ARM, tmp_path, ["-O2", "-static", *flags])
+    assert "NEON" in run([QEMU, "-cpu", "max", check], 2)
