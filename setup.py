@@ -78,6 +78,7 @@ setup(
                 "-std=c++17",
                 "-fno-math-errno",
                 "-fno-trapping-math",
+                "-ffp-contract=off",  # the same rounding on every instruction set
                 "-pthread",
             ],
             extra_link_args=["-pthread"],

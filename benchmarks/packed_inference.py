@@ -176,7 +176,9 @@ def read_figures(path: Optional[Path]) -> Dict[str, Any]:
         return empty
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["benchmark"] == empty["benchmark"] and isinstance(found["parts"], dict):
+        if found["benchmark"] == empty["benchmark"] and isinstance(
+            found["parts"], dict
+        ):
             return found
     except (ValueError, KeyError, TypeError):
         pass

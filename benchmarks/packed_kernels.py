@@ -62,7 +62,9 @@ _INSIDE = ((64, 64), (256, 256))
 
 def cases(quick: bool) -> List[Case]:
     """Return the products to be timed, those of a shape together."""
-    beyond, batches = (((256, 128),), (1, 4)) if quick else (_BEYOND, (1, 4, 16, 64, 512))
+    beyond, batches = (
+        (((256, 128),), (1, 4)) if quick else (_BEYOND, (1, 4, 16, 64, 512))
+    )
     return [
         Case(*shape, batch, shape in beyond)
         for shape in (*_INSIDE, *beyond)
@@ -90,7 +92,11 @@ def copies(case: Case, quick: bool) -> int:
     """Return how many weights take turns, the same number for every variant."""
     if not case.beyond:
         return 1
-    amount = 2**20 if quick else max(CYCLED_BYTES, 5 * max(cache_bytes().values(), default=0))
+    amount = (
+        2**20
+        if quick
+        else max(CYCLED_BYTES, 5 * max(cache_bytes().values(), default=0))
+    )
     return max(1, -(-amount // (case.rows * case.cols)))
 
 

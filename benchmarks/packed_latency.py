@@ -139,7 +139,12 @@ def lines(found: Dict[str, Any]) -> List[str]:
                 f"{row['labels_a_second']:.1f}",
             ]
         )
-    return ["", f"Chunks of {found['chunk_ms']} ms, greedy search", "", table(HEADER, rows)]
+    return [
+        "",
+        f"Chunks of {found['chunk_ms']} ms, greedy search",
+        "",
+        table(HEADER, rows),
+    ]
 
 
 def aims(name: str, found: Dict[str, Any]) -> List[Aim]:

@@ -1,5 +1,6 @@
 """Memory of a process that loads a recogniser and decodes an utterance."""
 
+import ctypes
 import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +32,7 @@ LABELS = 20
 """Labels that a hybrid model emits; without them its search might never end."""
 LEAST_BYTES = 2**20
 """Less is not compared: the system counts pages by the batch."""
-FIGURES = ("imports", "loaded", "loading_peak", "decoded", "peak")
+FIGURES = ("imports", "loaded", "loading_peak", "trimmed", "decoded", "peak")
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,9 @@ class Job:
 
 def resident(field: str) -> int:
     """Return VmRSS (now) or VmHWM (peak) of this process in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}; allowed: Linux")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    return 1024 * int(sizes[field].split()[0])
 
 
 def forget_peak() -> bool:
@@ -63,6 +63,14 @@ def forget_peak() -> bool:
         return True
     except OSError:
         return False
+
+
+def return_freed() -> None:
+    """Let the C library give memory that was freed back to the system."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc
 
 
 def _speech2text(name: str, variant: Variant, made: Files) -> Any:
@@ -93,7 +101,8 @@ def memory_of(job: Job) -> Dict[str, Any]:
     """Return bytes resident at each of FIGURES; for a new process.
 
     "imports" is what is resident after a tiny model has decoded, when every library
-    has loaded what it loads late.
+    has loaded what it loads late; "trimmed" follows "loaded" when memory that loading
+    freed is given back to the system.
     """
     quiet()
     torch.set_num_threads(job.threads)
@@ -102,14 +111,19 @@ def memory_of(job: Job) -> Dict[str, Any]:
     _decode(job.warm_name, tiny, noise(1.0), job.chunk)
     del tiny
     gc.collect()
+    return_freed()
     found: Dict[str, Any] = dict(imports=resident("VmRSS"), peak_reset=forget_peak())
     speech2text = _speech2text(job.name, job.variant, job.files)
     gc.collect()
     found["loaded"] = resident("VmRSS")
     found["loading_peak"] = resident("VmHWM")
+    return_freed()
+    found["trimmed"] = resident("VmRSS")
     _decode(job.name, speech2text, job.samples, job.chunk)
     found["decoded"] = resident("VmRSS")
-    found["peak"] = resident("VmHWM")
+    # The system brings the peak up to date from time to time.
+    seen = (found["loaded"], found["loading_peak"], found["decoded"])
+    found["peak"] = max(*seen, resident("VmHWM"))
     return found
 
 
@@ -180,7 +194,7 @@ def _figures(runs: List[Dict[str, Any]]) -> Dict[str, Any]:
     figures = {
         f"{key}_bytes": asdict(Spread.of([run[key] for run in runs])) for key in FIGURES
     }
-    for key in ("loaded", "loading_peak", "decoded", "peak"):
+    for key in FIGURES[1:]:
         added = [run[key] - run["imports"] for run in runs]
         figures[f"added_{key}_bytes"] = asdict(Spread.of(added))
     return dict(figures, peak_reset=all(run["peak_reset"] for run in runs))
@@ -205,6 +219,7 @@ HEADER = (
     "x 8 bits",
     "added loaded MiB (min..max)",
     "x 8 bits",
+    "trimmed MiB",
     "added peak MiB (min..max)",
     "x 8 bits",
     "x torch int8",
@@ -229,6 +244,7 @@ def lines(found: Dict[str, Any]) -> List[str]:
             ratio(row, "x_own_8_bits", "peak_bytes"),
             spread_cell(row["added_loaded_bytes"], mib, 1),
             ratio(row, "x_own_8_bits", "added_loaded_bytes"),
+            f"{row['added_trimmed_bytes']['median'] / mib:,.1f}",
             spread_cell(row["added_peak_bytes"], mib, 1),
             ratio(row, "x_own_8_bits", "added_peak_bytes"),
             ratio(row, "x_torch_int8", "added_peak_bytes"),
@@ -240,7 +256,7 @@ def lines(found: Dict[str, Any]) -> List[str]:
     text = ["", f"{found['seconds']:.1f} s of speech, {found['runs']} processes each"]
     text += ["", table(HEADER, rows)]
     text.append(
-        f"The imports hold {min(imports):.0f} to {max(imports):.0f} MiB of each process."
+        f"Imports hold {min(imports):.0f} to {max(imports):.0f} MiB of each process."
     )
     if not all(row["peak_reset"] for row in found["variants"]):
         text.append(

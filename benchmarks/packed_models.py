@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import sys
 import warnings
 from dataclasses import dataclass
@@ -23,8 +24,6 @@ from espnet_gq.runtime import set_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000
-FIT_SAMPLE = 2**17
-"""About as many weights of a tensor are looked at to fit its codebook."""
 EMIT_EVERY = 8
 """Frames of the encoder a label: 3.1 labels a second at 40 ms a frame, about what 5,000
 word pieces give for read English speech."""
@@ -64,7 +63,9 @@ class Size:
         return ["Linear"] if self.kind == "hybrid" else ["Linear", "LSTM"]
 
 
-def _transducer(encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int):
+def _transducer(
+    encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int
+):
     return dict(
         encoder=encoder,
         encoder_conf=encoder_conf,
@@ -113,7 +114,9 @@ def _lstm(layers: int, units: int, projection: int):
 _SMALL = dict(output_size=32, attention_heads=2, linear_units=64, num_blocks=2)
 SIZES = {
     "rnnt": Size("LSTM transducer", "rnnt", "train_asr_rnnt.yaml", {}),
-    "conformer": Size("Conformer, CTC/attention", "hybrid", "train_asr_conformer.yaml", {}),
+    "conformer": Size(
+        "Conformer, CTC/attention", "hybrid", "train_asr_conformer.yaml", {}
+    ),
     "streaming_conformer": Size(
         "streaming Conformer transducer",
         "blocks",
@@ -205,12 +208,13 @@ def _build(args: Dict[str, Any]) -> nn.Module:
     return ASRTask.build_model(argparse.Namespace(**args))
 
 
-def _fit_to_sample(model: nn.Module) -> None:
-    """Fit every codebook to some columns of its weight: times do not depend on it."""
+def _set_codebooks(model: nn.Module) -> None:
+    """Give every codebook the weights' spread: fitting takes minutes, and times do not
+    depend on it."""
     for _, weight, quantizer in quantized_weights(model):
-        columns = weight.detach().flatten(1)
-        step = max(1, columns.numel() // FIT_SAMPLE)
-        quantizer.fit(columns[:, :: min(step, columns.shape[1])])
+        spread = {1: 1.0, 2: 1.5}.get(quantizer.bits, 2.0) * float(weight.std())
+        quantizer.log_scale.fill_(math.log(spread))
+        quantizer.fitted = True
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def files(name: str, variant: Variant, cache: Path) -> Files:
         model = _build(args)
         float_state = torch.load(files(name, FLOAT, cache).model, weights_only=True)
         model.load_state_dict(float_state, strict=False)
-        _fit_to_sample(model)
+        _set_codebooks(model)
         state = pack_state_dict(model.state_dict())
     Path(found.config).write_text(yaml.safe_dump(args))
     save(state, found.model)
@@ -354,9 +358,7 @@ def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
     return decoder
 
 
-def load_decoders(
-    name: str, compared: Sequence[Variant], cache: Path
-) -> List[Loaded]:
+def load_decoders(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded]:
     """Return streaming decoders of all variants."""
     shared, loaded = {}, []
     for variant in compared:

@@ -1,20 +1,30 @@
 /* Every function of api.h against plain loops in double, on random shapes.
  *
  * native_check [seed [rounds]] prints one line per instruction set, and ends with 1 and
- * one line about the first wrong result. Buffers that the library sees are on the heap
- * at their exact sizes, so that AddressSanitizer notices a byte too many.
+ * one line about the first wrong result. Buffers that the library sees have their exact
+ * sizes: AddressSanitizer notices a byte too many, and without it they end where a page
+ * that nobody may touch begins, which needs no instrumented kernels.
  */
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
 
 #include "../../espnet_gq/runtime/csrc/api.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 
 namespace {
 
@@ -30,18 +40,67 @@ unsigned long long seed = 1;
     exit(1);
 }
 
+/* The call in progress, for the message about one that touches what it must not. */
+const char *current_call = "";
+int current_isa = -1;
+
+void about_to(const char *call, int isa) {
+    current_call = call;
+    current_isa = isa;
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+void *allocate(size_t bytes) { return malloc(bytes); }
+void release(void *data, size_t) { free(data); }
+void catch_faults() {}
+#else
+size_t up_to_page(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+void *allocate(size_t bytes) {
+    const size_t room = up_to_page(bytes), page = up_to_page(1);
+    void *base = mmap(nullptr, room + page, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || mprotect((char *)base + room, page, PROT_NONE))
+        return nullptr;
+    return (char *)base + (room - bytes);
+}
+
+void release(void *data, size_t bytes) {
+    const size_t room = up_to_page(bytes);
+    munmap((char *)data - (room - bytes), room + up_to_page(1));
+}
+
+void fault(int) {
+    char text[200];
+    int n = snprintf(text, sizeof text,
+                     "native_check failed (seed %llu): %s, %s: outside a buffer\n",
+                     seed, current_call, gq_isa_name(current_isa));
+    if (n >= (int)sizeof text) n = (int)sizeof text - 1;
+    if (write(1, text, (size_t)n) < 0) _exit(2);
+    _exit(1);
+}
+
+void catch_faults() {
+    signal(SIGSEGV, fault);
+    signal(SIGBUS, fault);
+}
+#endif
+
 /* A buffer of exactly n elements, not NULL where n is 0. */
 template <typename T>
 struct buffer {
     T *data;
     int64_t size;
 
-    explicit buffer(int64_t n) : data((T *)malloc((size_t)n * sizeof(T))), size(n) {
+    explicit buffer(int64_t n) : data((T *)allocate((size_t)n * sizeof(T))), size(n) {
         if (!data) fail("no memory");
     }
     buffer(const buffer &) = delete;
     buffer &operator=(const buffer &) = delete;
-    ~buffer() { free(data); }
+    ~buffer() { release(data, (size_t)size * sizeof(T)); }
     T &operator[](int64_t i) { return data[i]; }
     const T &operator[](int64_t i) const { return data[i]; }
     void fill(T value) {
@@ -126,6 +185,7 @@ struct matrix {
         if (gq_planes_size(rows, cols, bits) != planes.size)
             fail("gq_planes_size(%ld, %ld, %d) is %ld", (long)rows, (long)cols, bits,
                  (long)gq_planes_size(rows, cols, bits));
+        about_to("gq_fill_planes", -1);
         memset(planes.data, 0xa5, (size_t)planes.size);
         if (gq_fill_planes(stream.data, rows, cols, bits, planes.data))
             fail("gq_fill_planes refused (%ld, %ld) of %d bits", (long)rows, (long)cols,
@@ -299,9 +359,11 @@ void check_linear(const matrix &w, int64_t m, int64_t only_kind = -1) {
         for (int isa = 0; isa < gq_isa_count(); ++isa)
             for (int threads : {1, 2}) {
                 out.fill(UNWRITTEN);
-                int status = gq_linear(&handle, x.data, m, out.data, mode, threads, isa);
-                std::string what = std::string("gq_linear, ") + gq_isa_name(isa) + ", " +
-                                   mode_name(mode) + ", " + w.name();
+                about_to("gq_linear", isa);
+                int status =
+                    gq_linear(&handle, x.data, m, out.data, mode, threads, isa);
+                std::string what = std::string("gq_linear, ") + gq_isa_name(isa) +
+                                   ", " + mode_name(mode) + ", " + w.name();
                 if (status) fail("%s, m = %ld: %d", what.c_str(), (long)m, status);
                 record &r = records[(size_t)isa];
                 ++r.cases;
@@ -329,6 +391,7 @@ void check_values(const matrix &w) {
     for (int isa = 0; isa < gq_isa_count(); ++isa)
         for (int threads : {1, 2}) {
             out.fill(UNWRITTEN);
+            about_to("gq_values", isa);
             if (gq_values(&handle, first, count, out.data, threads, isa))
                 fail("gq_values refused %s", w.name().c_str());
             ++records[(size_t)isa].cases;
@@ -349,6 +412,7 @@ void check_rows(const matrix &w) {
     buffer<float> out(row.size * w.cols);
     for (int64_t i = 0; i < row.size; ++i) row[i] = below(w.rows);
     out.fill(UNWRITTEN);
+    about_to("gq_rows", -1);
     if (gq_rows(&handle, row.data, row.size, out.data))
         fail("gq_rows refused %s", w.name().c_str());
     for (int64_t i = 0; i < out.size; ++i) {
@@ -372,6 +436,7 @@ void check_read() {
     }
     for (int isa = 0; isa < gq_isa_count(); ++isa)
         for (int threads : {1, 2}) {
+            about_to("gq_read", isa);
             if (gq_read(data.data, bytes, threads, isa) != want)
                 fail("gq_read, %s: wrong sum of %ld bytes", gq_isa_name(isa),
                      (long)bytes);
@@ -391,7 +456,7 @@ struct layer {
     int mode;
 };
 
-/* The products of one row, in the layer's mode; *slack grows by the largest of theirs. */
+/* The products of one row, in the layer's mode; *slack grows by their largest. */
 std::vector<double> row_products(const matrix &w, const double *x, int mode,
                                  double doubt, double *slack) {
     std::vector<double> all;
@@ -423,7 +488,8 @@ void reference_step(const layer &l, const float *in, double *h, double *c,
     std::vector<double> raw((size_t)n);
     for (int64_t k = 0; k < n; ++k) {
         double gate[4];
-        for (int64_t g = 0; g < 4; ++g) gate[g] = in[g * n + k] + hid[(size_t)(g * n + k)];
+        for (int64_t g = 0; g < 4; ++g)
+            gate[g] = in[g * n + k] + hid[(size_t)(g * n + k)];
         c[k] = sigmoid(gate[1]) * c[k] + sigmoid(gate[0]) * tanh(gate[2]);
         raw[(size_t)k] = sigmoid(gate[3]) * tanh(c[k]);
     }
@@ -509,7 +575,8 @@ void check_recurrence(int bits) {
     const int special = chance(15) ? 2 : 0;
     for (int64_t i = 0; i < input.size; ++i) {
         input[i] = spread * uniform();
-        if (chance(special)) input[i] = chance(30) ? nanf("") : (float)(INFINITY * input[i]);
+        if (chance(special))
+            input[i] = chance(30) ? nanf("") : copysignf(INFINITY, input[i]);
     }
     const bool from_zero = chance(40);
     for (int64_t i = 0; i < h0.size; ++i) h0[i] = from_zero ? 0.0f : uniform();
@@ -524,14 +591,15 @@ void check_recurrence(int bits) {
                     memcpy(h.data, h0.data, (size_t)h.size * 4);
                     memcpy(c.data, c0.data, (size_t)c.size * 4);
                     out.fill(UNWRITTEN);
+                    about_to("gq_recurrence", isa);
                     int status = gq_recurrence(
                         cell, &hh_handle, project ? &hr_handle : nullptr, units,
                         input.data, lengths.data, lengths.size, reverse, h.data, c.data,
                         out.data, ld, mode, threads, isa);
                     char text[200];
                     snprintf(text, sizeof text,
-                             "gq_recurrence, %s, %s, %s%s%s, %ld units, %ld outputs, %d "
-                             "bits, %d threads",
+                             "gq_recurrence, %s, %s, %s%s%s, %ld units, %ld outputs, "
+                             "%d bits, %d threads",
                              gq_isa_name(isa), mode_name(mode),
                              cell == GQ_LSTM ? "LSTM" : "GRU",
                              project ? " with projection" : "",
@@ -548,7 +616,7 @@ void check_recurrence(int bits) {
 void expect(bool refused, const char *what) {
     if (!refused) fail("not refused: %s", what);
 }
-#define REFUSED(call) expect((call) == 1, #call)
+#define REFUSED(call) (about_to(#call, -1), expect((call) == 1, #call))
 
 /* Arguments out of range, none of which may be used. */
 void check_refusals() {
@@ -636,7 +704,8 @@ void check_refused_recurrences() {
                run(GQ_LSTM, &hp, &p, 5, fine, 2, 3, GQ_EXACT, 0) == 0 &&
                run(GQ_LSTM, &hh, nullptr, 5, fine, 0, 5, GQ_EXACT, 0) == 0,
            "right arguments");
-    for (int cell : {-1, 2}) REFUSED(run(cell, &hh, nullptr, 5, fine, 2, 5, GQ_EXACT, 0));
+    for (int cell : {-1, 2})
+        REFUSED(run(cell, &hh, nullptr, 5, fine, 2, 5, GQ_EXACT, 0));
     REFUSED(run(GQ_LSTM, nullptr, nullptr, 5, fine, 2, 5, GQ_EXACT, 0));
     REFUSED(run(GQ_LSTM, &hg, nullptr, 5, fine, 2, 5, GQ_EXACT, 0));
     REFUSED(run(GQ_GRU, &hh, nullptr, 5, fine, 2, 5, GQ_EXACT, 0));
@@ -647,7 +716,8 @@ void check_refused_recurrences() {
         REFUSED(run(GQ_LSTM, &hh, nullptr, units, fine, 2, 5, GQ_EXACT, 0));
     REFUSED(run(GQ_LSTM, &hh, nullptr, 5, fine, -1, 5, GQ_EXACT, 0));
     REFUSED(run(GQ_LSTM, &hh, nullptr, 5, fine, 2, 4, GQ_EXACT, 0));
-    for (int mode : {-1, 2}) REFUSED(run(GQ_LSTM, &hh, nullptr, 5, fine, 2, 5, mode, 0));
+    for (int mode : {-1, 2})
+        REFUSED(run(GQ_LSTM, &hh, nullptr, 5, fine, 2, 5, mode, 0));
     for (int isa : {-1, gq_isa_count()})
         REFUSED(run(GQ_LSTM, &hh, nullptr, 5, fine, 2, 5, GQ_EXACT, isa));
     const int64_t bad[][2] = {{1, 2}, {2, 0}, {2, -1}, {0, 0}, {INT64_MAX, 1}};
@@ -690,6 +760,7 @@ int main(int argc, char **argv) {
     seed = argc > 1 ? strtoull(argv[1], nullptr, 10) : 1;
     const long rounds = argc > 2 ? atol(argv[2]) : 20;
     state = seed;
+    catch_faults();
     records.resize((size_t)gq_isa_count());
     check_refusals();
     check_refused_recurrences();
@@ -709,8 +780,8 @@ int main(int argc, char **argv) {
     check_large();
     for (int isa = 0; isa < gq_isa_count(); ++isa) {
         const record &r = records[(size_t)isa];
-        printf("%s: %ld cases, largest error %.1e of the magnitude in products, %.1e in "
-               "states\n",
+        printf("%s: %ld cases, largest error %.1e of the magnitude in products, "
+               "%.1e in states\n",
                gq_isa_name(isa), r.cases, r.product, r.state);
     }
     return 0;

@@ -299,7 +299,7 @@ int gq_fill_planes(const uint8_t *stream, int64_t rows, int64_t cols, int bits,
                    uint8_t *planes) {
     int64_t size = gq_planes_size(rows, cols, bits);
     if (size < 0) return 1;
-    memset(planes, 0, (size_t)size);
+    if (size) memset(planes, 0, (size_t)size);
     int64_t stripe_bytes = over(cols, COLS) * 64 * bits;
     uint64_t bit = 0;
     for (int64_t r = 0; r < rows; ++r)
@@ -367,6 +367,7 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
     const instruction_set *set = instructions(isa);
     const int64_t gates = cell == GQ_LSTM ? 4 : 3;
     if ((cell != GQ_LSTM && cell != GQ_GRU) || !weight_ok(hh) || !set || units < 1 ||
+        units >= MOST / 8 ||
         hh->rows != gates * units || steps < 0 || (hr && cell != GQ_LSTM) ||
         (hr && (!weight_ok(hr) || hr->cols != units || hr->rows != hh->cols)) ||
         (!hr && hh->cols != units) || ld < hh->cols ||
@@ -374,14 +375,15 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
         (mode == GQ_INT8 && (units > 1 << 16 || hh->cols > 1 << 16)))
         return 1;
     int64_t outputs = hh->cols, total = 0;
+    int64_t width = outputs > units ? outputs : units;
     for (int64_t t = 0; t < steps; ++t) {
-        if (active[t] < 1 || active[t] > (t ? active[t - 1] : MOST / (units + COLS)))
+        if (active[t] < 1 || active[t] > (t ? active[t - 1] : MOST / (width + COLS)))
             return 1;
         total += active[t];
     }
     if (steps == 0) return 0;
     int64_t batch = active[0], raw = hr ? batch * units : 0;
-    int64_t bytes = workspace(outputs > units ? outputs : units, batch, mode);
+    int64_t bytes = workspace(width, batch, mode);
     float *memory =
         (float *)malloc((size_t)(4 * (batch * hh->rows + raw + hh->rows) + bytes) + 1);
     if (!memory) return 2;

@@ -9,9 +9,9 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4), may_alias)
 inline vf load(const float *p) { return *(const vf *)p; }
 inline vf splat(float value) { return vf{} + value; }
 
-/* exp(x) to 2 units in the last place, 0 < exp(-87) <= result <= exp(88). */
-inline vf exponential(vf x) {
-    x = x < splat(-87.0f) ? splat(-87.0f) : x;
+/* exp(x) to 2 units in the last place, exp(-87) <= result <= exp(88), or NaN. */
+inline vf exponential(vf given) {
+    vf x = given < splat(-87.0f) ? splat(-87.0f) : given;
     x = x > splat(88.0f) ? splat(88.0f) : x;
     const vf shift = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds */
     vf n = x * 1.44269504f + shift;
@@ -26,7 +26,7 @@ inline vf exponential(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    return (vf)((vi)p + exponent);
+    return given == given ? (vf)((vi)p + exponent) : given;
 }
 
 inline vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
