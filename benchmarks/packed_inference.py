@@ -9,7 +9,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import packed_kernels
 import packed_latency
@@ -145,7 +145,7 @@ class Run:
         measure: Callable[[str], Dict[str, Any]],
         lines: Callable[[Dict[str, Any]], List[str]],
         aims: Callable[[str, Dict[str, Any]], List[Aim]],
-        left_out: List[str] = [],
+        left_out: Sequence[str] = (),
     ) -> None:
         """Measure, print and write a part, one size after another."""
         part = self.start(name_of_part)
@@ -271,6 +271,8 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')}; allowed: 1 or more")
     if args.utterances < 0:
         parser.error("--utterances; allowed: 0 (all) or more")
+    if "memory" in args.parts and not Path("/proc/self/status").exists():
+        parser.error("--parts memory; allowed on Linux, which tells what is resident")
     if not available():
         parser.error("the packed kernels were not built; allowed: a build with them")
     try:

@@ -3,11 +3,10 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Hashable, List, Sequence
+from typing import Any, Callable, Dict, Hashable, Iterable, List, Sequence
 
 import torch
 from packed_variants import (
-    FLOAT,
     TORCH_INT8,
     Aim,
     Variant,
@@ -148,8 +147,8 @@ class Timed:
     def __init__(self, made: Sequence[nn.Module], x: torch.Tensor, seconds: float):
         self.made, self.x, self.at = made, x, 0
         self.count = 2
-        self()
-        self.count = max(3, min(2000, int(seconds / max(self(), 1e-7))))
+        least = min(self() for _ in range(3))
+        self.count = max(1, min(2000, int(seconds / max(least, 1e-7))))
 
     def __call__(self) -> float:
         made, x, at, size = self.made, self.x, self.at, len(self.made)
@@ -175,6 +174,13 @@ def reader(threads: int, size: int) -> Callable[[], float]:
     return read
 
 
+def _call_once(made: Iterable[Sequence[nn.Module]], x: torch.Tensor) -> None:
+    """Let every layer do what it does only once."""
+    for several in made:
+        for layer in several:
+            layer(x)
+
+
 @torch.no_grad()
 def measure(
     compared: Sequence[Variant], threads: int, rounds: int, quick: bool
@@ -188,13 +194,13 @@ def measure(
         if shape != (case.rows, case.cols):
             shape, made = (case.rows, case.cols), {}
             made = {variant: layers(variant, case, count) for variant in compared}
-            for layer in (one for several in made.values() for one in several):
-                layer(torch.randn(1, case.cols))  # what is done once
+            _call_once(made.values(), torch.randn(1, case.cols))
         x = torch.randn(case.batch, case.cols)
         calls: Dict[Hashable, Callable[[], float]] = {"read": read}
         for variant in compared:
             calls[variant] = Timed(made[variant], x, 0.001 if quick else 0.01)
         values = interleave(calls, rounds)
+        calls.clear()  # the next weights need the memory
         speed = values.pop("read")
         rows = figures(values)
         for row in rows:
@@ -306,6 +312,3 @@ def notes(found: Sequence[Dict[str, Any]]) -> List[str]:
         f"At {widths} bits all weights in turn are together smaller than the last "
         f"cache ({last / 2**20:.0f} MiB): they may be read from there."
     ]
-
-
-__all__ = ["FLOAT", "aims", "cache_bytes", "lines", "measure", "notes"]

@@ -475,7 +475,11 @@ std::vector<double> row_products(const matrix &w, const double *x, int mode,
 void reference_step(const layer &l, const float *in, double *h, double *c,
                     double *slack) {
     const int64_t n = l.units;
-    std::vector<double> hid = row_products(*l.hh, h, l.mode, 0, slack);
+    double doubt = 0;
+    std::vector<double> hid = row_products(*l.hh, h, l.mode, 0, &doubt);
+    /* A gate that may differ can turn any rounding of the projection, and c stays so:
+     * from there on only finite values are asked for. */
+    *slack += l.hr && doubt > 1e-30 ? INFINITY : doubt;
     if (l.cell == GQ_GRU) {
         for (int64_t k = 0; k < n; ++k) {
             double r = sigmoid(in[k] + hid[(size_t)k]);

@@ -20,6 +20,18 @@ INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
 }
 
+/* Bytes between what is read and what is asked for: a page, which the processor's own
+ * prefetching ends at. */
+enum { AHEAD = 4096 };
+
+/* Ask for a block ahead of time; a tile of few rows waits for memory. */
+template <int BITS, int M>
+INLINE void prefetch(const uint8_t *block) {
+    if (M <= 2)
+        for (int i = 0; i < BITS; ++i)
+            _mm_prefetch((const char *)block + AHEAD + 64 * i, _MM_HINT_T0);
+}
+
 template <int BITS>
 struct block_t {
     __m512i p8[8], p4[4], p2[2], p1;
@@ -103,6 +115,7 @@ void dot_float(const uint8_t *stripe, int64_t blocks, const tables *t, const flo
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_ps();
     for (; blocks > 0; --blocks, stripe += 64 * BITS, x += COLS * M) {
         const block_t<BITS> block(stripe);
+        prefetch<BITS, M>(stripe);
         float_group<BITS, M, 0>(block, t->value, x, sum);
         float_group<BITS, M, 1>(block, t->value, x, sum);
         float_group<BITS, M, 2>(block, t->value, x, sum);

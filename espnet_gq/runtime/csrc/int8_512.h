@@ -17,6 +17,7 @@ void dot_int8(const uint8_t *stripe, int64_t blocks, const tables *t, const int8
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_si512();
     for (; blocks > 0; --blocks, stripe += 64 * BITS, x += COLS * M) {
         const block_t<BITS> block(stripe);
+        prefetch<BITS, M>(stripe);
         int8_group<BITS, M, 0>(block, table, x, sum);
         int8_group<BITS, M, 1>(block, table, x, sum);
         int8_group<BITS, M, 2>(block, table, x, sum);
