@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_gq import native
 from espnet_gq.quantizer import assignment, fused
 from espnet_gq.quantizer.function import scale_pair
 from espnet_gq.quantizer.mulaw import codebook
@@ -80,7 +81,7 @@ def test_results_do_not_depend_on_the_threads(mode, shape):
     threads = torch.get_num_threads()
     library = fused._library()
     try:
-        for team in (None, fused._torch_team()):
+        for team in (None, native.torch_team()):
             library.gq_set_team(team)
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
@@ -92,7 +93,7 @@ def test_results_do_not_depend_on_the_threads(mode, shape):
                 )
     finally:
         torch.set_num_threads(threads)
-        library.gq_set_team(fused._torch_team())
+        library.gq_set_team(native.torch_team())
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
@@ -102,7 +103,7 @@ def test_results_do_not_depend_on_the_threads(mode, shape):
     reason="PyTorch without OpenMP",
 )
 def test_a_pass_runs_on_the_threads_of_torch():
-    assert fused._torch_team() is not None
+    assert native.torch_team() is not None
 
 
 def test_a_nan_stays_a_nan_and_spoils_no_neighbour():
