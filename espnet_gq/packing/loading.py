@@ -64,7 +64,9 @@ def load_packed(
         return _load(model, source, None, mode)
     packed = load_state_dict(source, mmap=True)
     if not is_packed(packed):
-        raise ValueError(f"{source} is not a packed checkpoint; allowed: what pack wrote")
+        raise ValueError(
+            f"{source} is not a packed checkpoint; allowed: what pack wrote"
+        )
     if not torch.is_tensor(packed.get("data")):
         raise PackedFormatError(f"{source}: 'data' is not a tensor")
     try:

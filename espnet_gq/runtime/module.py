@@ -1,4 +1,4 @@
-"""Verbs on a whole module: a skeleton without weights, packed layers in it, the mode."""
+"""Verbs on a whole module: a skeleton without weights, packed layers, their mode."""
 
 import contextlib
 from typing import Dict, Iterator, Mapping, Optional, Type

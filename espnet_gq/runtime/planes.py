@@ -45,9 +45,7 @@ def to_planes(index: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.cat(planes, 2).flatten()
 
 
-def from_planes(
-    planes: torch.Tensor, rows: int, cols: int, bits: int
-) -> torch.Tensor:
+def from_planes(planes: torch.Tensor, rows: int, cols: int, bits: int) -> torch.Tensor:
     """Return the indices (rows, cols) of planes (bytes,); both uint8."""
     stripes, blocks = -(-rows // ROWS), -(-cols // COLS)
     planes = planes.view(stripes, blocks, bits, 64)

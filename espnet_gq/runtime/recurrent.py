@@ -86,8 +86,9 @@ class PackedRNNBase(PackedLayer):
                     )
             if order is not None:
                 given = [state.index_select(1, order) for state in given]
-            given = [state.clone(memory_format=torch.contiguous_format)
-                     for state in given]
+            given = [
+                state.clone(memory_format=torch.contiguous_format) for state in given
+            ]
         return given[0], given[1] if len(given) > 1 else None
 
     def _layer(self, data, active: List[int], layer: int, states) -> torch.Tensor:

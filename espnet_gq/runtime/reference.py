@@ -65,7 +65,9 @@ def int8_linear(
     The sums are exact: whole numbers in float64.
     """
     code, unit = codes(codebook)
-    q, x_unit = round_activations(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float())
+    q, x_unit = round_activations(
+        x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float()
+    )
     sums = (q.double() @ code[index.long()].double().t()).float()
     out = sums * (x_unit * unit * _by_row(scale, index.shape[0]))
     if bias is not None:

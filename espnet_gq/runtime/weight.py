@@ -243,7 +243,9 @@ class PackedWeight(nn.Module):
 
     def _torch_linear(self, x, bias):
         if self.mode_number == MODES["int8"] and not torch.is_grad_enabled():
-            return reference.int8_linear(x, self.index(), self.codebook, self.scale, bias)
+            return reference.int8_linear(
+                x, self.index(), self.codebook, self.scale, bias
+            )
         return F.linear(x, self.dense().view(self.rows, self.cols).to(x.dtype), bias)
 
     def index(self) -> torch.Tensor:

@@ -98,7 +98,9 @@ def test_results_do_not_change(others):
         for _ in range(10):
             for work, results in zip(works, expected):
                 assert all(torch.equal(a, b) for a, b in zip(work(), results))
-    threads = [threading.Thread(target=repeat, args=job) for job in zip(works, expected)]
+    threads = [
+        threading.Thread(target=repeat, args=job) for job in zip(works, expected)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -42,9 +42,7 @@ def product(weight, x, bias, mode, threads, isa):
 def int8_bound(weight, dense, x):
     """Largest error of rounding centroids and activations by half a unit each."""
     x = x.double()
-    scale = weight.scale.double().repeat_interleave(
-        weight.rows // weight.scale.numel()
-    )
+    scale = weight.scale.double().repeat_interleave(weight.rows // weight.scale.numel())
     unit = reference.round_activations(x.float())[1].double()
     code = weight.codes()[1]
     per_weight = x.abs().sum(1, keepdim=True) + weight.cols * unit / 2
@@ -53,9 +51,7 @@ def int8_bound(weight, dense, x):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    rows=st.integers(0, 70), cols=st.integers(0, 70), bits=st.integers(1, 8)
-)
+@given(rows=st.integers(0, 70), cols=st.integers(0, 70), bits=st.integers(1, 8))
 def test_planes_and_back(rows, cols, bits):
     index = torch.randint(2**bits, (rows, cols), dtype=torch.uint8)
     planes = to_planes(index, bits)
