@@ -201,7 +201,9 @@ class TransducerSearch:
     def _score(self, frame: Tensor, hyp: Hypothesis) -> Tuple[Tensor, Any]:
         """Return the log-probabilities (V,) after a hypothesis, and its state."""
         decoded, state, _ = self.search.decoder.score(hyp, self.cache)
-        return self.search.joint_network(frame, decoded).log_softmax(-1), state
+        # In a batch of one: PyTorch's int8 layers take no vectors.
+        logits = self.search.joint_network(frame[None], decoded[None])[0]
+        return logits.log_softmax(-1), state
 
     def _greedy(self, frame: Tensor) -> List[Hypothesis]:
         (hyp,) = self.hyps

@@ -53,7 +53,8 @@ class PackedLinear(PackedLayer, nn.Linear):
     float_class = nn.Linear
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.weight.linear(input, self.bias)
+        # Not `self.weight`: an attribute of a module takes as long as a small product.
+        return self._modules["weight"].linear(input, self._parameters["bias"])
 
 
 class PackedConv1d(PackedLayer, nn.Conv1d):

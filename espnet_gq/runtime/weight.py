@@ -121,6 +121,7 @@ class PackedWeight(nn.Module):
         self._handles = {}
         self._tables = None
         self._dense = None
+        self._native = self.planes.device.type == "cpu" and available()
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
@@ -151,7 +152,7 @@ class PackedWeight(nn.Module):
 
         It is valid as long as the weight, and the bias, are.
         """
-        key = 0 if bias is None else bias.data_ptr()
+        key = None if bias is None else bias.data_ptr()
         found = self._handles.get(key)
         if found is not None:
             return found[1]
@@ -166,7 +167,7 @@ class PackedWeight(nn.Module):
             value.data_ptr(),
             code.data_ptr(),
             self.scale.data_ptr(),
-            key or None,
+            key,
             self.rows,
             self.cols,
             self.scale.numel(),
@@ -183,10 +184,9 @@ class PackedWeight(nn.Module):
     def runs_native(self, x: torch.Tensor) -> bool:
         """Return whether the kernels take activations."""
         return (
-            x.dtype is torch.float32
+            self._native
+            and x.dtype is torch.float32
             and x.is_cpu
-            and self._buffers["planes"].is_cpu
-            and available()
             and not (x.requires_grad and torch.is_grad_enabled())
         )
 
@@ -212,9 +212,10 @@ class PackedWeight(nn.Module):
         Raises:
             ValueError: If x has another number of columns.
         """
-        if x.shape[-1] != self.cols:
+        shape = x.shape
+        if shape[-1] != self.cols:
             raise ValueError(
-                f"activations of shape {tuple(x.shape)} for a packed weight of shape "
+                f"activations of shape {tuple(shape)} for a packed weight of shape "
                 f"{tuple(self.shape)}; allowed: (..., {self.cols})"
             )
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -227,11 +228,12 @@ class PackedWeight(nn.Module):
         # Small layers are called often: what is not needed is not done.
         if not x.is_contiguous():
             x = x.contiguous()
-        out = torch.empty(*x.shape[:-1], self.rows)
+        out = torch.empty(*shape[:-1], self.rows)
+        handle = self._handles.get(None if bias is None else bias.data_ptr())
         status = library().gq_linear(
-            self.handle(bias),
+            handle[1] if handle else self.handle(bias),
             x.data_ptr(),
-            math.prod(x.shape[:-1]),
+            x.numel() // self.cols if self.cols else math.prod(shape[:-1]),
             out.data_ptr(),
             self.mode_number,
             torch.get_num_threads(),

@@ -109,77 +109,122 @@ void fill_tile(const void *what, int64_t index) {
     }
 }
 
-/* A stripe, and where it lies unpacked if it does. */
+/* Rows of a weight that are multiplied together. */
 struct stripe_t {
     const uint8_t *planes;
-    const float *values;
-    const uint8_t *codes;
     int64_t row, rows;
     float scale[ROWS], bias[ROWS];
 };
 
-/* Multiply the tile that starts at row `first` with a stripe, and store what belongs to
- * the result. */
-void multiply_tile(const product &p, const stripe_t &s, int64_t first) {
-    const gq_weight *w = p.w;
-    int log2 = tile_log2(p.m - first);
-    int64_t n = least((int64_t)1 << log2, p.m - first);
-    float *out = p.out + first * w->rows + s.row;
-    if (p.mode == GQ_INT8) {
-        int32_t sum[TILE * ROWS];
-        const int8_t *x = (const int8_t *)p.tiles + first * p.width;
-        const int32_t *total = p.total + first;
-        if (s.codes)
-            p.set->dot_codes[log2](s.codes, blocks(w), x, total, sum);
-        else
-            p.set->dot_int8[log2][w->bits - 1](s.planes, blocks(w), &p.t, x, total, sum);
-        for (int64_t i = 0; i < n; ++i, out += w->rows) {
-            float unit = p.unit[first + i] * w->unit;
-            for (int64_t r = 0; r < s.rows; ++r)
-                out[r] = s.bias[r] + (float)sum[i * ROWS + r] * (unit * s.scale[r]);
-        }
-    } else {
-        float sum[TILE * ROWS];
-        const float *x = (const float *)p.tiles + first * p.width;
-        if (s.values)
-            p.set->dot_values[log2](s.values, blocks(w), x, sum);
-        else
-            p.set->dot_float[log2][w->bits - 1](s.planes, blocks(w), &p.t, x, sum);
-        for (int64_t i = 0; i < n; ++i, out += w->rows)
-            for (int64_t r = 0; r < s.rows; ++r)
-                out[r] = s.bias[r] + sum[i * ROWS + r] * s.scale[r];
+stripe_t stripe_at(const gq_weight *w, int64_t index) {
+    int64_t row = index * ROWS;
+    stripe_t s = {w->planes + index * stripe_bytes(w), row, least(ROWS, w->rows - row),
+                  {}, {}};
+    for (int64_t r = 0; r < s.rows; ++r) {
+        s.scale[r] = scale_of(w, row + r);
+        s.bias[r] = w->bias ? w->bias[row + r] : 0.0f;
     }
+    return s;
+}
+
+/* The products of a tile with a stripe, before scales: one of both. */
+union sums {
+    float value[TILE * ROWS];
+    int32_t code[TILE * ROWS];
+};
+
+/* Store what belongs to the result of the tile that starts at row `first`. */
+void store(const product &p, const stripe_t &s, int64_t first, const sums &sum) {
+    int64_t n = least((int64_t)1 << tile_log2(p.m - first), p.m - first);
+    float *out = p.out + first * p.w->rows + s.row;
+    for (int64_t i = 0; i < n; ++i, out += p.w->rows) {
+        if (p.mode == GQ_INT8) {
+            float unit = p.unit[first + i] * p.w->unit;
+            for (int64_t r = 0; r < s.rows; ++r)
+                out[r] = s.bias[r] + (float)sum.code[i * ROWS + r] * (unit * s.scale[r]);
+        } else {
+            for (int64_t r = 0; r < s.rows; ++r)
+                out[r] = s.bias[r] + sum.value[i * ROWS + r] * s.scale[r];
+        }
+    }
+}
+
+/* One tile: unpacked in registers. */
+void multiply_tile(const product &p, const stripe_t &s, int64_t tile) {
+    int64_t first = tile * TILE, begin = first * p.width;
+    int log2 = tile_log2(p.m - first), width = p.w->bits - 1;
+    sums sum;
+    if (p.mode == GQ_INT8)
+        p.set->dot_int8[log2][width](s.planes, blocks(p.w), &p.t,
+                                     (const int8_t *)p.tiles + begin, p.total + first,
+                                     sum.code);
+    else
+        p.set->dot_float[log2][width](s.planes, blocks(p.w), &p.t,
+                                      (const float *)p.tiles + begin, sum.value);
+    store(p, s, first, sum);
+}
+
+enum { MOST_TILES = 32, CHUNK_BYTES = 1 << 13, FLOAT_CHUNK_BYTES = 1 << 14 };
+
+/* Several tiles: some blocks are unpacked to the first cache, multiplied with each tile,
+ * and those that follow are asked for meanwhile. */
+void multiply_tiles(const product &p, const stripe_t &s, int64_t tile, int64_t last) {
+    static const int32_t none[TILE] = {};
+    const gq_weight *w = p.w;
+    const bool int8 = p.mode == GQ_INT8;
+    const int64_t most = int8 ? CHUNK_BYTES / (COLS * ROWS)
+                              : FLOAT_CHUNK_BYTES / (COLS * ROWS * 4);
+    alignas(64) union {
+        uint8_t code[CHUNK_BYTES];
+        float value[FLOAT_CHUNK_BYTES / 4];
+    } chunk;
+    sums sum[MOST_TILES], part;
+    int64_t full = (least(p.m, last * TILE) - tile * TILE) / TILE; /* at least 1 */
+    int64_t block = 0;
+    do { /* without columns once as well: the sums are 0 */
+        int64_t count = least(most, blocks(w) - block);
+        const uint8_t *planes = s.planes + block * 64 * w->bits;
+        if (int8)
+            p.set->codes[w->bits - 1](planes, count, &p.t, chunk.code);
+        else
+            p.set->values[w->bits - 1](planes, count, &p.t, chunk.value);
+        ahead_t ahead = {planes + count * 64 * w->bits, over(w->bits, full)};
+        for (int64_t i = tile; i < last; ++i, ahead.at += 64 * ahead.lines * count) {
+            if (i == tile + full) ahead.lines = 0; /* a few rows leave no time for it */
+            int64_t first = i * TILE, n = (int64_t)1 << tile_log2(p.m - first);
+            int64_t begin = first * p.width + block * COLS * n;
+            int log2 = tile_log2(p.m - first);
+            sums &all = sum[i - tile], &to = block ? part : all;
+            if (int8) {
+                p.set->dot_codes[log2](chunk.code, count, (const int8_t *)p.tiles + begin,
+                                       block ? none : p.total + first, ahead, to.code);
+                for (int k = 0; block && k < n * ROWS; ++k) all.code[k] += part.code[k];
+            } else {
+                p.set->dot_values[log2](chunk.value, count,
+                                        (const float *)p.tiles + begin, ahead,
+                                        to.value);
+                for (int k = 0; block && k < n * ROWS; ++k)
+                    all.value[k] += part.value[k];
+            }
+        }
+        block += most;
+    } while (block < blocks(w));
+    for (int64_t i = tile; i < last; ++i) store(p, s, i * TILE, sum[i - tile]);
 }
 
 void multiply(const void *what, int64_t index) {
     const product &p = *(const product *)what;
-    const gq_weight *w = p.w;
     int64_t tile = index / p.row_tasks * p.tiles_a_task;
     int64_t stripe = index % p.row_tasks * p.stripes_a_task;
-    int64_t last_stripe = least(stripe + p.stripes_a_task, stripes(w));
+    int64_t last_stripe = least(stripe + p.stripes_a_task, stripes(p.w));
     int64_t last_tile = least(tile + p.tiles_a_task, over(p.m, TILE));
-    /* Unpacking once for all tiles pays from some tiles on; without the memory for it,
-     * each tile unpacks for itself. */
-    bool once = last_tile - tile >= (p.mode == GQ_INT8 ? 3 : 2);
-    size_t value = p.mode == GQ_INT8 ? 1 : sizeof(float);
-    void *unpacked = once ? malloc((size_t)p.width * ROWS * value + 1) : nullptr;
     for (; stripe < last_stripe; ++stripe) {
-        stripe_t s = {w->planes + stripe * stripe_bytes(w), nullptr, nullptr,
-                      stripe * ROWS, least(ROWS, w->rows - stripe * ROWS), {}, {}};
-        for (int64_t r = 0; r < s.rows; ++r) {
-            s.scale[r] = scale_of(w, s.row + r);
-            s.bias[r] = w->bias ? w->bias[s.row + r] : 0.0f;
-        }
-        if (unpacked && p.mode == GQ_INT8) {
-            s.codes = (const uint8_t *)unpacked;
-            p.set->codes[w->bits - 1](s.planes, blocks(w), &p.t, (uint8_t *)unpacked);
-        } else if (unpacked) {
-            s.values = (const float *)unpacked;
-            p.set->values[w->bits - 1](s.planes, blocks(w), &p.t, (float *)unpacked);
-        }
-        for (int64_t i = tile; i < last_tile; ++i) multiply_tile(p, s, i * TILE);
+        stripe_t s = stripe_at(p.w, stripe);
+        if (last_tile - tile > 1)
+            multiply_tiles(p, s, tile, last_tile);
+        else
+            multiply_tile(p, s, tile);
     }
-    free(unpacked);
 }
 
 /* Bytes that a product of m rows needs beside its arguments. */
@@ -210,7 +255,7 @@ int linear(const gq_weight *w, const float *x, int64_t m, float *out, int mode,
     run_tasks(fill_tile, &p, tiles, many ? threads : 1);
     /* The tiles of a task stay in a cache of 256 KiB while its stripes pass by. */
     int64_t value = mode == GQ_INT8 ? 1 : 4;
-    p.tiles_a_task = 1 + (1 << 18) / (TILE * (p.width + 1) * value);
+    p.tiles_a_task = least(1 + (1 << 18) / (TILE * (p.width + 1) * value), MOST_TILES);
     int64_t most = (double)m * p.width * w->rows < 1 << 17 ? 1 : threads;
     /* A thread has several tasks: one that is held up leaves its share to the rest. */
     p.stripes_a_task = over(stripes(w), most == 1 ? 1 : 8 * most);

@@ -147,7 +147,8 @@ void values(const uint8_t *stripe, int64_t blocks, const tables *t, float *out) 
 }
 
 template <int M>
-void dot_values(const float *values, int64_t blocks, const float *x, float *out) {
+void dot_values(const float *values, int64_t blocks, const float *x, ahead_t,
+                float *out) {
     for (int half = 0; half < 2; ++half) {
         __m256 sum[chains(M)][M] = {};
         const float *w = values + 8 * half, *from = x;
@@ -246,7 +247,7 @@ void codes(const uint8_t *stripe, int64_t blocks, const tables *t, uint8_t *out)
 
 template <int M>
 void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x, const int32_t *,
-               int32_t *out) {
+               ahead_t, int32_t *out) {
     for (int half = 0; half < 2; ++half) {
         __m256i sum[M] = {};
         for (int64_t g = 0; g < 8 * blocks; ++g)

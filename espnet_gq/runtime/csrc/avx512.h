@@ -24,12 +24,11 @@ INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
  * prefetching ends at. */
 enum { AHEAD = 4096 };
 
-/* Ask for a block ahead of time; a tile of few rows waits for memory. */
-template <int BITS, int M>
+/* Ask for a block ahead of time: a tile of 8 rows still waits for memory. */
+template <int BITS>
 INLINE void prefetch(const uint8_t *block) {
-    if (M <= 2)
-        for (int i = 0; i < BITS; ++i)
-            _mm_prefetch((const char *)block + AHEAD + 64 * i, _MM_HINT_T0);
+    for (int i = 0; i < BITS; ++i)
+        _mm_prefetch((const char *)block + AHEAD + 64 * i, _MM_HINT_T0);
 }
 
 template <int BITS>
@@ -115,7 +114,7 @@ void dot_float(const uint8_t *stripe, int64_t blocks, const tables *t, const flo
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_ps();
     for (; blocks > 0; --blocks, stripe += 64 * BITS, x += COLS * M) {
         const block_t<BITS> block(stripe);
-        prefetch<BITS, M>(stripe);
+        prefetch<BITS>(stripe);
         float_group<BITS, M, 0>(block, t->value, x, sum);
         float_group<BITS, M, 1>(block, t->value, x, sum);
         float_group<BITS, M, 2>(block, t->value, x, sum);
@@ -153,17 +152,21 @@ void values(const uint8_t *stripe, int64_t blocks, const tables *t, float *out) 
 }
 
 template <int M>
-void dot_values(const float *values, int64_t blocks, const float *x, float *out) {
+void dot_values(const float *values, int64_t blocks, const float *x, ahead_t ahead,
+                float *out) {
     constexpr int chains = M >= 8 ? 1 : M >= 4 ? 2 : 4;
     __m512 sum[chains][M];
     for (int i = 0; i < chains; ++i)
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < blocks * COLS; k += 4, values += 4 * ROWS, x += 4 * M)
-        for (int j = 0; j < 4; ++j) {
-            __m512 w = _mm512_loadu_ps(values + ROWS * j);
-            for (int m = 0; m < M; ++m)
-                sum[j % chains][m] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[4 * m + j]),
-                                                     sum[j % chains][m]);
+    for (; blocks > 0; --blocks, ahead.at += 64 * ahead.lines)
+        for (int g = 0; g < 8; ++g, values += 4 * ROWS, x += 4 * M) {
+            if (g < ahead.lines) _mm_prefetch((const char *)ahead.at + 64 * g, _MM_HINT_T0);
+            for (int j = 0; j < 4; ++j) {
+                __m512 w = _mm512_loadu_ps(values + ROWS * j);
+                for (int m = 0; m < M; ++m)
+                    sum[j % chains][m] = _mm512_fmadd_ps(
+                        w, _mm512_set1_ps(x[4 * m + j]), sum[j % chains][m]);
+            }
         }
     store_sums<M, chains>(sum, out);
 }

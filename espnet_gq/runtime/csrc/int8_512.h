@@ -17,7 +17,7 @@ void dot_int8(const uint8_t *stripe, int64_t blocks, const tables *t, const int8
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_si512();
     for (; blocks > 0; --blocks, stripe += 64 * BITS, x += COLS * M) {
         const block_t<BITS> block(stripe);
-        prefetch<BITS, M>(stripe);
+        prefetch<BITS>(stripe);
         int8_group<BITS, M, 0>(block, table, x, sum);
         int8_group<BITS, M, 1>(block, table, x, sum);
         int8_group<BITS, M, 2>(block, table, x, sum);
@@ -48,13 +48,16 @@ void codes(const uint8_t *stripe, int64_t blocks, const tables *t, uint8_t *out)
 
 template <int M>
 void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
-               const int32_t *total, int32_t *out) {
+               const int32_t *total, ahead_t ahead, int32_t *out) {
     constexpr int chains = M >= 8 ? 1 : M >= 4 ? 2 : 4;
     __m512i sum[chains][M];
     for (int i = 0; i < chains; ++i)
         for (int m = 0; m < M; ++m) sum[i][m] = _mm512_setzero_si512();
-    for (; blocks > 0; --blocks, codes += COLS * ROWS, x += COLS * M)
-        for (int g = 0; g < 8; ++g)
+    for (; blocks > 0; --blocks, codes += COLS * ROWS, x += COLS * M,
+                       ahead.at += 64 * ahead.lines)
+        for (int g = 0; g < 8; ++g) {
+            if (g < ahead.lines) _mm_prefetch((const char *)ahead.at + 64 * g, _MM_HINT_T0);
             add_products<M>(load64(codes + 64 * g), x + 4 * g * M, sum[g % chains]);
+        }
     store_int8<M, chains>(sum, total, out);
 }

@@ -34,6 +34,12 @@ struct tables {
     int8_t code[256];  /* the same rounded: value = unit * code */
 };
 
+/* What may be asked of memory meanwhile: some lines of 64 bytes for each block. */
+struct ahead_t {
+    const uint8_t *at;
+    int64_t lines;
+};
+
 /* x: a tile, (cols / 4, m, 4). out: (m, 16), the sum over the columns of value * x. */
 typedef void (*dot_float_t)(const uint8_t *stripe, int64_t blocks, const tables *t,
                             const float *x, float *out);
@@ -54,9 +60,9 @@ struct instruction_set {
                      uint8_t *out);
     /* The products with an unpacked stripe, by log2 of the rows of a tile. */
     void (*dot_values[4])(const float *values, int64_t blocks, const float *x,
-                          float *out);
+                          ahead_t ahead, float *out);
     void (*dot_codes[4])(const uint8_t *codes, int64_t blocks, const int8_t *x,
-                         const int32_t *total, int32_t *out);
+                         const int32_t *total, ahead_t ahead, int32_t *out);
     /* q[4 * m * (i / 4) + i % 4] = round(x[i] / unit), the rest of the blocks 0, where
      * unit = max |x| / 127, for n values of one row of a tile of m. Returns unit (NaN
      * where a value is not finite), and their sum in *total. */

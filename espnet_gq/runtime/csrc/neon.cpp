@@ -70,7 +70,8 @@ void values(const uint8_t *stripe, int64_t blocks, const tables *t, float *out) 
 }
 
 template <int M>
-void dot_values(const float *values, int64_t blocks, const float *x, float *out) {
+void dot_values(const float *values, int64_t blocks, const float *x, ahead_t,
+                float *out) {
     for (int quarter = 0; quarter < QUARTERS; ++quarter) {
         float32x4_t sum[M];
         for (int m = 0; m < M; ++m) sum[m] = vdupq_n_f32(0.0f);
@@ -146,7 +147,7 @@ void codes(const uint8_t *stripe, int64_t blocks, const tables *t, uint8_t *out)
 
 template <int M>
 void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x, const int32_t *,
-               int32_t *out) {
+               ahead_t, int32_t *out) {
     for (int quarter = 0; quarter < QUARTERS; ++quarter) {
         int32x4_t sum[M];
         for (int m = 0; m < M; ++m) sum[m] = vdupq_n_s32(0);

@@ -94,7 +94,8 @@ void dot_int8(const uint8_t *stripe, int64_t blocks, const tables *t, const int8
 }
 
 template <int M>
-void dot_values(const float *values, int64_t blocks, const float *x, float *out) {
+void dot_values(const float *values, int64_t blocks, const float *x, ahead_t,
+                float *out) {
     float sum[M][ROWS] = {};
     for (; blocks > 0; --blocks, values += COLS * ROWS, x += COLS * M)
         add_values<M>(values, x, sum);
@@ -103,7 +104,7 @@ void dot_values(const float *values, int64_t blocks, const float *x, float *out)
 
 template <int M>
 void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x, const int32_t *,
-               int32_t *out) {
+               ahead_t, int32_t *out) {
     int32_t sum[M][4 * ROWS] = {};
     for (; blocks > 0; --blocks, codes += COLS * ROWS, x += COLS * M)
         add_codes<M>(codes, x, sum);
