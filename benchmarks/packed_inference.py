@@ -27,6 +27,8 @@ from espnet_gq.runtime import available, instruction_sets
 from espnet_gq.runtime.library import MODES
 
 PARTS = ("kernels", "models", "latency", "memory")
+FILES = ("--json", "--plot", "--cache", "--data")
+"""Options that no figure depends on, but for the speech, which is described."""
 
 
 class Run:
@@ -47,12 +49,12 @@ class Run:
     def start(self, part: str) -> Dict[str, Any]:
         """Return the part's dict in the figures, with what they depend on."""
         found = dict(
-            command=command(),
+            command=command(*FILES),
             machine=describe_machine(),
             conditions={
-                k: str(v) if isinstance(v, Path) else v
+                k: v
                 for k, v in vars(self.args).items()
-                if k not in ("json", "plot", "cache")
+                if f"--{k}" not in FILES
             },
         )
         self.figures["parts"][part] = found

@@ -126,6 +126,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), line(rule)] + [line(row) for row in rows])
 
 
-def command() -> str:
-    """Return the command line of this run."""
-    return shlex.join(["python", *sys.argv])
+def command(*files: str) -> str:
+    """Return the command line of this run, without options that only name files."""
+    words = [part for word in sys.argv for part in word.split("=", 1)]
+    kept = [
+        word
+        for before, word in zip(["", *words], words)
+        if not {before, word} & set(files)
+    ]
+    return shlex.join(["python", *kept])
