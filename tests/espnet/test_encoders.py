@@ -9,7 +9,12 @@ import torch
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.encoders import ENCODERS
-from espnet_gq.nn.prepare import quantizable, quantized_layers, quantized_weights
+from espnet_gq.nn.prepare import (
+    fit_quantizers,
+    quantizable,
+    quantized_layers,
+    quantized_weights,
+)
 
 SMALL = dict(output_size=16, attention_heads=2, linear_units=32, num_blocks=2)
 ENCODER_OPTIONS = {
@@ -169,3 +174,18 @@ def test_a_name_that_espnet_has_already_is_an_error(monkeypatch):
     monkeypatch.setitem(asr.encoder_choices.classes, "gq_conformer", object)
     with pytest.raises(RuntimeError, match="already has encoder 'gq_conformer'"):
         register_asr(asr)
+
+
+def test_quantizers_follow_a_layer_that_a_release_renamed():
+    encoder = build("gq_conformer", gq_conf={"bits": 5})
+    fit_quantizers(encoder)
+    state = encoder.state_dict()
+    layer = next(n for n in state if n.startswith("embed.out.")).rpartition(".")[0]
+    earlier = {
+        "embed.out.0" + k[len(layer) :] if k.startswith(layer + ".") else k: v
+        for k, v in state.items()
+    }
+    assert "embed.out.0.weight_quantizer.log_scale" in earlier
+    other = build("gq_conformer", gq_conf={"bits": 5})
+    other.load_state_dict(earlier)
+    assert all(torch.equal(state[k], v) for k, v in other.state_dict().items())

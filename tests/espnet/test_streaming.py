@@ -447,6 +447,18 @@ def test_quantized_transducer(tmp_path, speech):
     assert results
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_float_transducer_in_int8(trained, speech, beam):
+    """PyTorch's int8 Linear takes no vectors; ESPnet's own searches pass them."""
+    options = dict(quantize_asr_model=True, quantize_modules=["Linear"])
+    stream = Speech2TextStreaming(*trained("rnn"), beam_size=beam, **options)
+    module = stream.asr_model.joint_network.lin_out
+    assert isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
+    for part in chunks(speech[0], 640):
+        results = stream(part, is_final=False)
+    assert results[0][2] == speech[1]
+
+
 def test_attention_goes_through_espnets_own(tmp_path, data):
     conf = {"gq_conf": {"bits": 5}}
     files = save(

@@ -65,9 +65,13 @@ step pack python3 -m espnet_gq.bin.pack --asr_train_config "${gq_exp}/config.yam
 step decode_float ./run.sh "${float[@]}" --stage 12 --stop_stage 12
 step decode_packed ./run.sh "${gq[@]}" --stage 12 --stop_stage 12 \
     --inference_asr_model "${packed}"
+step decode_int8 ./run.sh "${gq[@]}" --stage 12 --stop_stage 12 \
+    --inference_asr_model "${packed}" --inference_tag decode_int8 \
+    --inference_args "--quantize_asr_model true"
 echo
 python3 -m espnet_gq.bin.compare test_clean test_noisy --json compare.json \
     --system "float Conformer" "${float_exp}/valid.acc.ave.pth" "${float_exp}/decode" \
-    --system "GQ, packed" "${gq_exp}/${packed}" "${gq_exp}/decode"
+    --system "GQ, packed" "${gq_exp}/${packed}" "${gq_exp}/decode" \
+    --system "GQ, packed, int8" "${gq_exp}/${packed}" "${gq_exp}/decode_int8"
 echo
 echo "Data: ${corpus}. Work folder: ${PWD}. Finished in ${SECONDS} s."
