@@ -286,17 +286,20 @@ class Pace:
     the blank's score is put above or below all others.
 
     Args:
-        joint: The joint network, changed in place; the search calls it once a frame.
+        joint: The joint network, changed in place; the search calls it with some
+            frames (T, D), and with those after the first that is not blank again.
     """
 
     def __init__(self, joint: nn.Module):
         self.frames = 0
         score = joint.forward
 
-        def forward(encoded: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-            scores = score(encoded, decoded)
-            self.frames += 1
-            scores[..., 0] = 1e4 if self.frames % EMIT_EVERY else -1e4
+        def forward(encoded: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+            scores = score(encoded, *args, **kwargs)
+            blanks = EMIT_EVERY - 1 - self.frames % EMIT_EVERY
+            scores[:blanks, 0] = 1e4
+            scores[blanks:, 0] = -1e4
+            self.frames += min(blanks + 1, len(encoded))
             return scores
 
         joint.forward = forward
@@ -352,8 +355,6 @@ def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
         quantize_asr_model=variant == TORCH_INT8 or variant.mode == "int8",
         quantize_modules=SIZES[name].torch_int8_modules,
     )
-    if variant == TORCH_INT8:
-        _take_vectors(decoder.asr_model.joint_network)
     decoder.pace = Pace(decoder.asr_model.joint_network)
     return decoder
 

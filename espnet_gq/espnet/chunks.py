@@ -169,6 +169,8 @@ class TransducerSearch:
 
     cache_size = 1000
     """Prefixes whose decoder output is kept."""
+    block = 8
+    """Frames that the greedy search looks at together."""
 
     def __init__(self, search: BeamSearchTransducer):
         self.search = search
@@ -190,13 +192,42 @@ class TransducerSearch:
 
     def __call__(self, frames: Tensor) -> List[Hypothesis]:
         """Read the encoder's frames (T, D_enc); return the n-best list so far."""
-        step = self._greedy if self.search.beam_size <= 1 else self._beam
-        for frame in frames:
-            for cache in (self.cache, self.cache_lm):
-                if len(cache) > self.cache_size:
-                    cache.clear()
-            self.hyps = step(frame)
+        if self.search.beam_size <= 1:
+            for block in frames.split(self.block) if len(frames) else ():
+                self._trim()
+                self.hyps = self._greedy(block)
+        else:
+            for frame in frames:
+                self._trim()
+                self.hyps = self._beam(frame)
         return self.search.sort_nbest(list(self.hyps))
+
+    def _trim(self) -> None:
+        for cache in (self.cache, self.cache_lm):
+            if len(cache) > self.cache_size:
+                cache.clear()
+
+    def _greedy(self, frames: Tensor) -> List[Hypothesis]:
+        """Go through a few frames: all at once until one of them is not blank."""
+        (hyp,) = self.hyps
+        network, blank = self.search.joint_network, self.search.blank_id
+        encoded = network.lin_enc(frames)
+        while len(encoded):
+            decoded, state, _ = self.search.decoder.score(hyp, self.cache)
+            decoded = network.lin_dec(decoded[None])
+            logits = network(encoded, decoded, no_projection=True)
+            labels = logits.argmax(-1).tolist()
+            at = next((i for i, label in enumerate(labels) if label != blank), None)
+            if at is None:
+                break
+            logp = logits[at].log_softmax(-1)
+            hyp = Hypothesis(
+                score=hyp.score + float(logp[labels[at]]),
+                yseq=[*hyp.yseq, labels[at]],
+                dec_state=state,
+            )
+            encoded = encoded[at + 1 :]
+        return [hyp]
 
     def _score(self, frame: Tensor, hyp: Hypothesis) -> Tuple[Tensor, Any]:
         """Return the log-probabilities (V,) after a hypothesis, and its state."""
@@ -204,20 +235,6 @@ class TransducerSearch:
         # In a batch of one: PyTorch's int8 layers take no vectors.
         logits = self.search.joint_network(frame[None], decoded[None])[0]
         return logits.log_softmax(-1), state
-
-    def _greedy(self, frame: Tensor) -> List[Hypothesis]:
-        (hyp,) = self.hyps
-        logp, state = self._score(frame, hyp)
-        best, label = logp.max(-1)
-        if label == self.search.blank_id:
-            return [hyp]
-        return [
-            Hypothesis(
-                score=hyp.score + float(best),
-                yseq=[*hyp.yseq, int(label)],
-                dec_state=state,
-            )
-        ]
 
     def _beam(self, frame: Tensor) -> List[Hypothesis]:
         search = self.search
