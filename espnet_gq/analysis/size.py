@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Tuple, Union
 
 from espnet_gq.packing import (
+    QUANTIZER_KEYS,
     is_packed,
     load_state_dict,
     quantized_names,
     unpack_state_dict,
 )
 
-_QUANTIZER_SUFFIXES = ("_quantizer.log_scale", "_quantizer.log_mu")
+_QUANTIZER_SUFFIXES = tuple(f"_quantizer.{key}" for key in QUANTIZER_KEYS)
 _NOT_PARAMETERS = ("num_batches_tracked", "running_mean", "running_var")
 
 
@@ -51,8 +52,7 @@ def describe(path: Union[str, Path]) -> Description:
     names = quantized_names(state)
     bits = {n: float(state[f"{n}_quantizer.saved_state"][0]) for n in names}
     quantized, weighted = _totals(state, bits)
-    own = {k for k in state if k.endswith("_quantizer.saved_state")}
-    own |= {k for k in state if k.endswith(_QUANTIZER_SUFFIXES)}
+    own = {k for k in state if k.endswith(_QUANTIZER_SUFFIXES)}
     params = sum(
         v.numel()
         for k, v in state.items()

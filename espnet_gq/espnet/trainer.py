@@ -15,7 +15,7 @@ import torch
 from espnet2.train.trainer import Trainer
 
 from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
-from espnet_gq.quantizer import GeneralQuantizer
+from espnet_gq.quantizer import Quantizer
 
 
 class _Observed:
@@ -34,8 +34,23 @@ class _Observed:
             yield batch
 
 
-def _quantizers(model: torch.nn.Module) -> List[GeneralQuantizer]:
-    return [m for m in model.modules() if isinstance(m, GeneralQuantizer)]
+def _quantizers(model: torch.nn.Module) -> List[Quantizer]:
+    return [m for m in model.modules() if isinstance(m, Quantizer)]
+
+
+def _check_options(quantizers: List[Quantizer], options) -> None:
+    """Refuse what would change the strength of a method's penalty.
+
+    Raises:
+        ValueError: If gradients are scaled or summed.
+    """
+    if any(q.adds_gradient for q in quantizers):
+        for name, allowed in (("use_amp", False), ("accum_grad", 1)):
+            if getattr(options, name) != allowed:
+                raise ValueError(
+                    f"{name} is {getattr(options, name)} with a gq_conf.method that "
+                    f"adds a penalty; allowed: {allowed}"
+                )
 
 
 class GQTrainer(Trainer):
@@ -50,6 +65,7 @@ class GQTrainer(Trainer):
         handles = []
         quantizers = _quantizers(model)
         if quantizers:
+            _check_options(quantizers, trainer_options)
             checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
             if not (trainer_options.resume and checkpoint.exists()):
                 cls._start(model, quantizers)
@@ -70,7 +86,7 @@ class GQTrainer(Trainer):
                 handle.remove()
 
     @classmethod
-    def _start(cls, model, quantizers: List[GeneralQuantizer]) -> None:
+    def _start(cls, model, quantizers: List[Quantizer]) -> None:
         """Begin a new annealing on the weights as they now are."""
         for quantizer in quantizers:
             quantizer.step = 0

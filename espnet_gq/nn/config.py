@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from espnet_gq.quantizer.annealing import Annealing
-from espnet_gq.quantizer.general import FORWARDS, GRANULARITIES
+from espnet_gq.quantizer.base import GRANULARITIES
+from espnet_gq.quantizer.general import FORWARDS, AnnealedQuantizer
+from espnet_gq.quantizer.methods import METHODS, own_options
 
 
 class GQConfigError(ValueError):
@@ -101,6 +103,10 @@ class GQConfig:
         annealing: Schedule of the inverse temperature (Annealing, or a dict of its
             arguments).
         every: Quantize at every k-th optimizer step only.
+        method: "gq", or one of the methods it is compared with: "uniform", "lsq",
+            "lloyd_max", "dkm", "free", "ternary" (`espnet_gq.quantizer.methods`).
+        method_conf: Options that only this method has, such as {temperature: 0.1} of
+            "dkm".
 
     Raises:
         GQConfigError: If a key is unknown or a value has the wrong type or range.
@@ -112,6 +118,8 @@ class GQConfig:
     forward: str = "auto"
     annealing: Annealing = field(default_factory=Annealing)
     every: int = 1
+    method: str = "gq"
+    method_conf: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         _check_bits("gq_conf", self.bits)
@@ -123,6 +131,17 @@ class GQConfig:
             raise GQConfigError(
                 f"gq_conf: every is {every!r}; allowed: a whole number from 1"
             )
+        _check_choice("gq_conf", "method", self.method, tuple(METHODS))
+        if self.forward != "auto" and not issubclass(
+            METHODS[self.method], AnnealedQuantizer
+        ):
+            raise GQConfigError(
+                f"gq_conf: forward is '{self.forward}' with method '{self.method}', "
+                "which has no annealed assignment; allowed: auto"
+            )
+        object.__setattr__(
+            self, "method_conf", _method_conf(self.method, self.method_conf)
+        )
         object.__setattr__(self, "annealing", _annealing(self.annealing))
         object.__setattr__(self, "rules", _rules(self.rules))
 
@@ -145,7 +164,7 @@ class GQConfig:
     def quantizer_options(
         self, layer: str, weight: str = "weight"
     ) -> Optional[Dict[str, Any]]:
-        """Return the arguments of a weight's GeneralQuantizer, None to leave it float.
+        """Return the arguments of a weight's quantizer, None to leave it float.
 
         Args:
             layer: Name of the layer inside the quantized module.
@@ -160,12 +179,37 @@ class GQConfig:
             forward=self.forward,
             annealing=self.annealing,
             every=self.every,
+            method=self.method,
+            **self.method_conf,
         )
         if rule is not None and rule.bits is not None:
             options["bits"] = rule.bits
         if rule is not None and rule.granularity is not None:
             options["granularity"] = rule.granularity
         return options
+
+
+def _method_conf(method: str, value: Any) -> Dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise GQConfigError(
+            f"gq_conf: method_conf is {value!r}; allowed: a mapping such as "
+            "{temperature: 0.1}"
+        )
+    allowed = own_options(method)
+    if value and not allowed:
+        raise GQConfigError(
+            f"gq_conf: method_conf is {dict(value)!r}; allowed: none with method "
+            f"'{method}'"
+        )
+    _check_keys("gq_conf.method_conf", value, allowed)
+    for key, given in value.items():
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or given < 0:
+            raise GQConfigError(
+                f"gq_conf.method_conf: {key} is {given!r}; allowed: a number from 0"
+            )
+    return dict(value)
 
 
 def _annealing(value: Any) -> Annealing:

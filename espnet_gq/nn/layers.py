@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_gq.quantizer import GeneralQuantizer
+from espnet_gq.quantizer import Quantizer
+from espnet_gq.quantizer.methods import create
 
 
 class QuantizedLayer:
@@ -39,13 +40,13 @@ class QuantizedLayer:
         Args:
             layer: Layer of exactly `float_class`.
             options: For each parameter to quantize (see `gates`) the arguments of its
-                GeneralQuantizer but `channels` and `gates`.
+                quantizer (`methods.create`) but `channels` and `gates`.
         """
         gates = cls.gates(layer)
         quantizers = {}
         for name, arguments in options.items():
             weight = getattr(layer, name)
-            quantizers[f"{name}_quantizer"] = GeneralQuantizer(
+            quantizers[f"{name}_quantizer"] = create(
                 channels=weight.shape[0], gates=gates[name], **arguments
             ).to(weight.device)
         return _reclass(layer, cls, **quantizers)
@@ -62,7 +63,7 @@ class QuantizedLayer:
         layer.__dict__.pop("_held", None)
         return layer
 
-    def quantized(self) -> Iterator[Tuple[str, nn.Parameter, GeneralQuantizer]]:
+    def quantized(self) -> Iterator[Tuple[str, nn.Parameter, Quantizer]]:
         """Yield (parameter name, weight, quantizer) of every quantized weight."""
         for key, quantizer in self._modules.items():
             name = key.removesuffix("_quantizer")

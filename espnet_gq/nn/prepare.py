@@ -21,7 +21,7 @@ from espnet_gq.nn.recurrent import (
     QuantizedLSTM,
     QuantizedLSTMCell,
 )
-from espnet_gq.quantizer import GeneralQuantizer
+from espnet_gq.quantizer import Quantizer
 
 QUANTIZED: Dict[Type[nn.Module], Type[QuantizedLayer]] = {
     cls.float_class: cls
@@ -84,7 +84,10 @@ def prepare(
         if not options:
             continue
         layer = module.get_submodule(name)
-        new = QUANTIZED[type(layer)].from_float(layer, options)
+        try:
+            new = QUANTIZED[type(layer)].from_float(layer, options)
+        except ValueError as e:  # a method that does not know this bit width
+            raise GQConfigError(f"gq_conf: {name}: {e}") from None
         if name == "":
             return new
         parent, _, child = name.rpartition(".")
@@ -144,7 +147,7 @@ def quantized_layers(module: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
 
 def quantized_weights(
     module: nn.Module,
-) -> Iterator[Tuple[str, nn.Parameter, GeneralQuantizer]]:
+) -> Iterator[Tuple[str, nn.Parameter, Quantizer]]:
     """Yield (parameter name, weight, quantizer) of every quantized tensor."""
     for name, layer in quantized_layers(module):
         prefix = name + "." if name else ""
@@ -205,5 +208,5 @@ def progress(module: nn.Module) -> Progress:
 def advance(module: nn.Module) -> None:
     """Count one optimizer step in every quantizer; call it after `optimizer.step()`."""
     for layer in module.modules():
-        if isinstance(layer, GeneralQuantizer):
+        if isinstance(layer, Quantizer):
             layer.advance()

@@ -9,14 +9,21 @@ from espnet_gq.packing.checkpoint import (
     is_packed,
     load_state_dict,
     pack_state_dict,
-    quantized_names,
     save,
     unpack_state_dict,
 )
 from espnet_gq.packing.loading import load_packed
+from espnet_gq.packing.stored import (
+    QUANTIZER_KEYS,
+    StoredQuantizer,
+    quantized_names,
+    stored_quantizer,
+)
 
 __all__ = [
     "PackedFormatError",
+    "QUANTIZER_KEYS",
+    "StoredQuantizer",
     "harden_state_dict",
     "is_packed",
     "load_packed",
@@ -25,6 +32,7 @@ __all__ = [
     "pack_state_dict",
     "quantized_names",
     "save",
+    "stored_quantizer",
     "unpack_state_dict",
 ]
 

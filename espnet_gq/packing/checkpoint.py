@@ -4,18 +4,19 @@ A packed checkpoint is a dict of plain tensors and primitives, so `torch.load` r
 with `weights_only=True`:
 
     format   "espnet_gq.packed"
-    version  1
+    version  1, or 2 where a tensor has a codebook of its own
     header   uint8 tensor: zlib-compressed JSON (UTF-8), see below
     data     uint8 tensor: the contents of all tensors, in the order of the header
     sha256   hexadecimal SHA-256 of header followed by data
 
 The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
 tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
-`scales` values of ln s (float32) and the stream of indices (`bits.py`). `scales`
-divides dimension 0: scale i serves the i-th of that many equal parts of it. A weight is
-s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in float64,
-rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"} and
-holds its little-endian values. Every entry is filled with zeros to a multiple of 4
+`scales` values of ln s (float32) and the stream of indices (`bits.py`). With a further
+"levels": n it holds the n <= 2^bits centroids c (float32) in the place of ln mu.
+`scales` divides dimension 0: scale i serves the i-th of that many equal parts of it. A
+weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in
+float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}
+and holds its little-endian values. Every entry is filled with zeros to a multiple of 4
 bytes.
 """
 
@@ -34,7 +35,6 @@ from typing import (
     List,
     Mapping,
     Optional,
-    Set,
     Tuple,
     Union,
 )
@@ -45,11 +45,17 @@ import torch
 from espnet_gq._version import __version__
 from espnet_gq.files import written_aside
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
-from espnet_gq.quantizer.function import hard_indices, hard_quantize, scale_pair
-from espnet_gq.quantizer.mulaw import codebook
+from espnet_gq.packing.stored import (
+    StateDict,
+    StoredQuantizer,
+    is_quantizer_key,
+    quantized_names,
+    stored_quantizer,
+)
+from espnet_gq.quantizer.function import hard_indices, hard_quantize
 
 FORMAT = "espnet_gq.packed"
-VERSION = 1
+VERSIONS = (1, 2)
 MAX_INFLATION = 100
 """Most bytes of header text a byte of its compressed form may stand for."""
 DTYPES = {
@@ -59,38 +65,10 @@ DTYPES = {
         *("int64", "int32", "int16", "int8", "uint8", "bool"),
     )
 }
-_QUANTIZER_KEYS = ("log_scale", "log_mu", "saved_state")
-
-StateDict = Dict[str, torch.Tensor]
 
 
 class PackedFormatError(ValueError):
     """A packed checkpoint that cannot be read: says what is wrong with it."""
-
-
-def quantized_names(state: Mapping[str, torch.Tensor]) -> List[str]:
-    """Return the names of the quantized tensors of a QAT state dict."""
-    suffix = "_quantizer.saved_state"
-    return [k[: -len(suffix)] for k in state if k.endswith(suffix)]
-
-
-def _quantizer(state: Mapping[str, torch.Tensor], name: str):
-    """Return (bits, ln s, ln mu) of a quantized tensor."""
-    log_scale, log_mu, saved = (
-        state[f"{name}_quantizer.{key}"] for key in _QUANTIZER_KEYS
-    )
-    bits, fitted = (round(v) for v in saved.tolist()[:2])
-    if not fitted:
-        raise ValueError(
-            f"{name} has never been quantized in training; allowed: a checkpoint that "
-            "a training with a gq_ encoder, decoder or model wrote"
-        )
-    return bits, log_scale.float(), log_mu.float()
-
-
-def _is_quantizer_key(key: str, names: Set[str]) -> bool:
-    head, _, tail = key.rpartition("_quantizer.")
-    return tail in _QUANTIZER_KEYS and head in names
 
 
 def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
@@ -100,10 +78,10 @@ def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
         ValueError: If a quantizer was never fitted.
     """
     names = set(quantized_names(state))
-    hardened = {k: v for k, v in state.items() if not _is_quantizer_key(k, names)}
+    hardened = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
     for name in names:
-        bits, log_scale, log_mu = _quantizer(state, name)
-        hardened[name] = hard_quantize(state[name], log_scale, log_mu, bits)
+        stored = stored_quantizer(state, name)
+        hardened[name] = hard_quantize(state[name], stored.log_scale, stored.codebook)
     return hardened
 
 
@@ -120,21 +98,24 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
             "the checkpoint has no quantized tensor; allowed: one that a training "
             "with a gq_ encoder, decoder or model wrote"
         )
-    entries, chunks = [], []
+    entries, chunks, version = [], [], 1
     for key, tensor in state.items():
-        if _is_quantizer_key(key, names):
+        if is_quantizer_key(key, names):
             continue
         tensor = tensor.detach().cpu()
         if key in names:
-            bits, log_scale, log_mu = (
-                t.cpu() if torch.is_tensor(t) else t for t in _quantizer(state, key)
-            )
-            index = hard_indices(tensor, log_scale, log_mu, bits)
-            entry = {"bits": bits, "scales": log_scale.numel()}
+            stored = stored_quantizer(state, key)
+            log_scale = stored.log_scale.cpu()
+            index = hard_indices(tensor, log_scale, stored.codebook.cpu())
+            entry = {"bits": stored.bits, "scales": log_scale.numel()}
+            book = stored.log_mu
+            if book is None:
+                book, version = stored.centroids, 2
+                entry["levels"] = book.numel()
             content = (
-                log_mu.numpy().astype("<f4").tobytes()
+                book.cpu().numpy().astype("<f4").tobytes()
                 + log_scale.numpy().astype("<f4").tobytes()
-                + pack_bits(index.numpy(), bits).tobytes()
+                + pack_bits(index.numpy(), stored.bits).tobytes()
             )
         else:
             dtype = str(tensor.dtype).replace("torch.", "")
@@ -153,7 +134,7 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
     data = b"".join(chunks)
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version,
         "header": torch.frombuffer(bytearray(header_bytes), dtype=torch.uint8),
         "data": torch.frombuffer(bytearray(data), dtype=torch.uint8),
         "sha256": hashlib.sha256(header_bytes + data).hexdigest(),
@@ -168,9 +149,10 @@ def is_packed(obj: Any) -> bool:
 def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
     """Check a packed checkpoint's outside; return its entries and the raw header."""
     version = packed.get("version")
-    if version != VERSION:
+    if version not in VERSIONS:
         raise PackedFormatError(
-            f"format version {version!r}; espnet_gq {__version__} reads {VERSION}"
+            f"format version {version!r}; espnet_gq {__version__} reads "
+            f"{' and '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
         value = packed.get(key)
@@ -199,26 +181,18 @@ def _count(value: Any, most: int = 2**40) -> int:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A quantized tensor as it is in the file: a weight is s * c[index]."""
+    """A quantized tensor as it is in the file."""
 
     shape: Tuple[int, ...]
-    bits: int
-    log_mu: torch.Tensor
-    """ln mu (1,)."""
-    log_scale: torch.Tensor
-    """ln s (n,), n parts of dimension 0."""
+    quantizer: StoredQuantizer
     stream: np.ndarray
     """The indices, see `bits.py`."""
 
     @property
-    def scale(self) -> torch.Tensor:
-        """Scales s (n, 1)."""
-        return scale_pair(self.log_scale, torch.float32)[0]
-
-    @property
     def codebook(self) -> torch.Tensor:
-        """Centroids c (2^bits,)."""
-        return codebook(self.log_mu, self.bits)[0]
+        """Centroids c (2^bits,); the last one again where there are fewer."""
+        c = self.quantizer.codebook
+        return torch.cat([c, c[-1:].expand(2**self.quantizer.bits - c.numel())])
 
 
 class _Data:
@@ -307,14 +281,21 @@ def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tenso
         bits, scales = _count(entry["bits"], 8), _count(entry["scales"])
         if bits < 1 or scales < 1 or (shape or (1,))[0] % scales:
             raise PackedFormatError(f"{bits} bits with {scales} scales")
-        log_mu, log_scale = (
+        levels = entry.get("levels")
+        if levels is not None and not 2 <= _count(levels) <= 2**bits:
+            raise PackedFormatError(f"{levels} levels at {bits} bits")
+        book, log_scale = (
             torch.from_numpy(data.take(4 * n).view("<f4").astype(np.float32))
-            for n in (1, scales)
+            for n in (levels or 1, scales)
         )
-        if not (log_mu.isfinite().all() and log_scale.isfinite().all()):
-            raise PackedFormatError("its scale or mu is not finite")
+        if not (book.isfinite().all() and log_scale.isfinite().all()):
+            raise PackedFormatError("its scale, mu or codebook is not finite")
+        if levels is None:
+            quantizer = StoredQuantizer(bits, log_scale, log_mu=book)
+        else:
+            quantizer = StoredQuantizer(bits, log_scale, centroids=book)
         stream = data.take(packed_size(numel, bits))
-        value = QuantizedTensor(shape, bits, log_mu, log_scale, stream)
+        value = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
             raise PackedFormatError(f"unknown type {entry['dtype']!r}")
@@ -336,16 +317,13 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
         if torch.is_tensor(value):
             state[name] = value
             continue
-        numel, scales = math.prod(value.shape), value.log_scale.numel()
-        index = torch.from_numpy(unpack_bits(value.stream, numel, value.bits))
+        quantizer = value.quantizer
+        numel, scales = math.prod(value.shape), quantizer.log_scale.numel()
+        index = torch.from_numpy(unpack_bits(value.stream, numel, quantizer.bits))
         index = index.view(scales, numel // scales)
-        weight = value.scale * value.codebook[index.int()]
+        weight = quantizer.scale * value.codebook[index.int()]
         state[name] = weight.view(value.shape)
-        state[f"{name}_quantizer.log_scale"] = value.log_scale
-        state[f"{name}_quantizer.log_mu"] = value.log_mu
-        state[f"{name}_quantizer.saved_state"] = torch.tensor(
-            [float(value.bits), 1.0, 0.0, 0.0]
-        )
+        state.update(quantizer.state(name))
     return state
 
 

@@ -35,7 +35,7 @@ def _data_record(packed: Mapping[str, Any], path) -> Iterator[Optional[IO[bytes]
 
 def _weight(tensor: QuantizedTensor) -> PackedWeight:
     return PackedWeight.from_stream(
-        tensor.stream, tensor.shape, tensor.codebook, tensor.scale
+        tensor.stream, tensor.shape, tensor.codebook, tensor.quantizer.scale
     )
 
 

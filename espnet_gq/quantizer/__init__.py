@@ -1,6 +1,7 @@
 """The mathematics of the General Quantizer. Depends on torch alone."""
 
 from espnet_gq.quantizer.annealing import Annealing
+from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.general import GeneralQuantizer
 
-__all__ = ["Annealing", "GeneralQuantizer"]
+__all__ = ["Annealing", "GeneralQuantizer", "Quantizer"]

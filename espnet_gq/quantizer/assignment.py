@@ -82,7 +82,7 @@ def hard_forward(
     return torch.where(w == w, scale * c[hard_index(w * inv_scale, c)], w)
 
 
-def _window(t: torch.Tensor, k: torch.Tensor, levels: int, alpha: float):
+def window(t: torch.Tensor, k: torch.Tensor, levels: int, alpha: float):
     """Return normalised p of the centroids k-1..k+2, shape (4, *t.shape)."""
     offsets = torch.arange(-1, 3, device=t.device, dtype=t.dtype).view(
         4, *[1] * t.dim()
@@ -92,7 +92,7 @@ def _window(t: torch.Tensor, k: torch.Tensor, levels: int, alpha: float):
     return torch.softmax(logits.masked_fill(~inside, -math.inf), dim=0), offsets
 
 
-def _padded(c: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def padded(c: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """Return c of the centroids k-1..k+2 (0 where there is none), shape (4, ...)."""
     zero = c.new_zeros(1)
     padded = torch.cat([zero, c, zero])
@@ -121,8 +121,8 @@ def soft_forward(
         alpha: Inverse temperature.
     """
     _, k, t = _coordinate(w, inv_scale, c)
-    p, _ = _window(t, k, c.numel(), alpha)
-    return scale * (p * _padded(c, k)).sum(0)
+    p, _ = window(t, k, c.numel(), alpha)
+    return scale * (p * padded(c, k)).sum(0)
 
 
 def _reduce(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -148,13 +148,13 @@ def soft_backward(
     ln mu acts through every centroid and through v at fixed x.
     """
     x, k, t = _coordinate(w, inv_scale, c)
-    p, offsets = _window(t, k, c.numel(), alpha)
-    values = _padded(c, k)
+    p, offsets = window(t, k, c.numel(), alpha)
+    values = padded(c, k)
     m = (p * values).sum(0)
     covariance = (p * offsets * values).sum(0) - (p * offsets).sum(0) * m
     slope = 2.0 * alpha * covariance / (c[k + 1] - c[k])
     slope = torch.where((t > -OVERSHOOT) & (t < 1.0 + OVERSHOOT), slope, 0.0)
-    d_mu = (p * _padded(dc, k)).sum(0) - slope * ((1.0 - t) * dc[k] + t * dc[k + 1])
+    d_mu = (p * padded(dc, k)).sum(0) - slope * ((1.0 - t) * dc[k] + t * dc[k + 1])
     return (
         grad * slope,
         _reduce(grad * scale * (m - x * slope), scale),

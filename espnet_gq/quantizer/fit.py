@@ -4,7 +4,7 @@ Starting from s = max|w| costs points of word error rate at 2 bits that training
 not repair; a fitted start does not.
 """
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import torch
 
@@ -16,27 +16,27 @@ CURVATURES = torch.logspace(-1.523, 2.407, 14, dtype=torch.float64)  # 0.03 to 2
 MIN_SCALE = 1e-30
 
 
-def _search(x: torch.Tensor, bits: int) -> Tuple[float, float]:
-    """Return the ratio s / max|w| and the mu of least squared error.
+def _search(x: torch.Tensor, codebooks: Sequence[torch.Tensor]) -> Tuple[float, int]:
+    """Return the s / max|w| and the number of the codebook of least squared error.
 
     Args:
         x: All weights over their peak, flat, float64.
+        codebooks: Normalised centroids, ascending, float64.
 
     The weights between two decision thresholds share a centroid z: their error is
     n z^2 - 2 z sum(x) + sum(x^2), from counts and sums of the sorted weights.
     """
     x = x.sort().values
     sums = torch.cat([x.new_zeros(1), x.cumsum(0)])
-    best = (float("inf"), 1.0, 1.0)
-    for mu in CURVATURES.tolist():
-        c, _ = codebook(torch.tensor([mu]).log(), bits, torch.float64)
+    best = (float("inf"), 1.0, 0)
+    for number, c in enumerate(codebooks):
         z = RATIOS[:, None] * c
         edges = torch.searchsorted(x, 0.5 * (z[:, :-1] + z[:, 1:]))
         edges = torch.nn.functional.pad(edges, (1, 0))
         edges = torch.nn.functional.pad(edges, (0, 1), value=x.numel())
         errors = (z.square() * edges.diff() - 2 * z * sums[edges].diff()).sum(1)
         error, index = errors.min(0)
-        best = min(best, (float(error), float(RATIOS[index]), mu))
+        best = min(best, (float(error), float(RATIOS[index]), number))
     return best[1:]
 
 
@@ -50,6 +50,54 @@ def _refine(w: torch.Tensor, scale: torch.Tensor, c: torch.Tensor) -> torch.Tens
         better = torch.where(better > 0, better, scale[:, 0])
         scale = better.clamp_min(MIN_SCALE)[:, None]
     return scale
+
+
+def _fit_scales(
+    w: torch.Tensor, codebooks: Sequence[torch.Tensor], scales: int
+) -> Tuple[torch.Tensor, int]:
+    """Return ln s (scales,) and the number of the codebook.
+
+    Raises:
+        ValueError: If w holds a value that is not finite.
+    """
+    rows, peak = rows_and_peaks(w, scales)
+    ratio, number = 1.0, 0
+    if codebooks[0].numel() > 2:
+        ratio, number = _search((rows / peak).flatten(), codebooks)
+    scale = peak * ratio
+    if rows.numel():
+        scale = _refine(rows, scale, codebooks[number])
+    return scale[:, 0].log().float().to(w.device), number
+
+
+def rows_and_peaks(w: torch.Tensor, scales: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights, a row for each scale, and their peaks (scales, 1), float64.
+
+    Raises:
+        ValueError: If w holds a value that is not finite.
+    """
+    if not torch.isfinite(w).all():
+        raise ValueError("the weights hold NaN or infinite values")
+    rows = w.detach().reshape(scales, w.numel() // scales).cpu().double()
+    peak = rows.new_ones(scales, 1)
+    if rows.numel():
+        peak = rows.abs().amax(dim=1, keepdim=True)
+    return rows, peak.clamp_min(MIN_SCALE)
+
+
+@torch.no_grad()
+def fit_scale(w: torch.Tensor, c: torch.Tensor, scales: int = 1) -> torch.Tensor:
+    """Return ln s (scales,) that quantizes w to s * c with little squared error.
+
+    Args:
+        w: Weights, any shape; dimension 0 is the output channel.
+        c: Normalised centroids, ascending.
+        scales: Number of scales, each for an equal part of dimension 0.
+
+    Raises:
+        ValueError: If w holds a value that is not finite.
+    """
+    return _fit_scales(w, [c.detach().cpu().double()], scales)[0]
 
 
 @torch.no_grad()
@@ -74,18 +122,7 @@ def fit(
     Raises:
         ValueError: If w holds a value that is not finite.
     """
-    if not torch.isfinite(w).all():
-        raise ValueError("the weights hold NaN or infinite values")
-    rows = w.detach().reshape(scales, w.numel() // scales).cpu().double()
-    peak = rows.new_ones(scales, 1)
-    if rows.numel():
-        peak = rows.abs().amax(dim=1, keepdim=True)
-    peak = peak.clamp_min(MIN_SCALE)
-    ratio, mu = _search((rows / peak).flatten(), bits) if bits > 1 else (1.0, 1.0)
-    log_mu = torch.tensor([mu], dtype=torch.float64).log()
-    c, _ = codebook(log_mu, bits, torch.float64)
-    scale = peak * ratio
-    if rows.numel():
-        scale = _refine(rows, scale, c)
-    device = w.device
-    return scale[:, 0].log().float().to(device), log_mu.float().to(device)
+    log_mus = CURVATURES.log() if bits > 1 else torch.zeros(1, dtype=torch.float64)
+    codebooks = [codebook(m.view(1), bits, torch.float64)[0] for m in log_mus]
+    log_scale, number = _fit_scales(w, codebooks, scales)
+    return log_scale, log_mus[number].view(1).float().to(w.device)

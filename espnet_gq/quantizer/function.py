@@ -34,15 +34,22 @@ def scale_pair(
 
 
 def hard_quantize(
-    w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
+    w: torch.Tensor, log_scale: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
-    """Return w with every value moved to its nearest centroid; no gradient."""
+    """Return w with every value moved to its nearest centroid; no gradient.
+
+    Args:
+        w: Weights of any shape; dimension 0 is the output channel.
+        log_scale: ln s, (n,): scale i serves the i-th of n equal parts of dimension 0.
+        c: Normalised centroids (levels,), ascending.
+    """
     work = _work(w, log_scale)
-    c, _ = codebook(log_mu, bits, work.dtype)
+    c = c.to(work.dtype)
     scale, inverse = scale_pair(log_scale, work.dtype)
-    if fused.usable(work):
+    whole = c.numel() & (c.numel() - 1) == 0  # kernels know 2^bits levels
+    if whole and fused.usable(work):
         out = fused.forward(work, scale, inverse, c, HARD)
-    elif triton_kernel.usable(work):
+    elif whole and triton_kernel.usable(work):
         out = triton_kernel.forward(work, scale, inverse, c, HARD)
     else:
         out = assignment.hard_forward(work, scale, inverse, c)
@@ -50,13 +57,16 @@ def hard_quantize(
 
 
 def hard_indices(
-    w: torch.Tensor, log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
+    w: torch.Tensor, log_scale: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
-    """Return the index of the nearest centroid of each weight, uint8, shape of w."""
+    """Return the index of the nearest centroid of each weight, uint8, shape of w.
+
+    Arguments as `hard_quantize`.
+    """
     work = _work(w, log_scale)
-    c, _ = codebook(log_mu, bits, work.dtype)
     _, inverse = scale_pair(log_scale, work.dtype)
-    return assignment.hard_index(work * inverse, c).to(torch.uint8).view(w.shape)
+    index = assignment.hard_index(work * inverse, c.to(work.dtype))
+    return index.to(torch.uint8).view(w.shape)
 
 
 class FakeQuantize(torch.autograd.Function):

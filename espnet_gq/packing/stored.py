@@ -1,0 +1,88 @@
+"""Quantizers as a state dict or a packed file holds them."""
+
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Set
+
+import torch
+
+from espnet_gq.quantizer.function import scale_pair
+from espnet_gq.quantizer.mulaw import codebook
+
+StateDict = Dict[str, torch.Tensor]
+
+QUANTIZER_KEYS = ("log_scale", "log_mu", "codebook", "tau", "saved_state")
+"""What quantizers keep in a state dict, as NAME_quantizer.KEY."""
+
+
+def quantized_names(state: Mapping[str, torch.Tensor]) -> List[str]:
+    """Return the names of the quantized tensors of a QAT state dict."""
+    suffix = "_quantizer.saved_state"
+    return [k[: -len(suffix)] for k in state if k.endswith(suffix)]
+
+
+def is_quantizer_key(key: str, names: Set[str]) -> bool:
+    """Return whether a key belongs to the quantizer of one of these tensors."""
+    head, _, tail = key.rpartition("_quantizer.")
+    return tail in QUANTIZER_KEYS and head in names
+
+
+@dataclass(frozen=True)
+class StoredQuantizer:
+    """A quantizer as a state dict or a packed file holds it: a weight is s * c[index].
+
+    Attributes:
+        bits: Bit width.
+        log_scale: ln s (n,), float32: scale i serves the i-th of n equal parts of
+            dimension 0.
+        log_mu: ln mu (1,) of GQ's centroids, None where they are kept themselves.
+        centroids: c (levels,), float32, ascending, None where ln mu stands for them.
+    """
+
+    bits: int
+    log_scale: torch.Tensor
+    log_mu: Optional[torch.Tensor] = None
+    centroids: Optional[torch.Tensor] = None
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Scales s (n, 1)."""
+        return scale_pair(self.log_scale, torch.float32)[0]
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """Centroids c, at most 2^bits, float32."""
+        if self.log_mu is None:
+            return self.centroids
+        return codebook(self.log_mu, self.bits)[0]
+
+    def state(self, name: str) -> StateDict:
+        """Return it as a state dict holds it."""
+        values = {
+            "log_scale": self.log_scale,
+            "log_mu": self.log_mu,
+            "codebook": self.centroids,
+            "saved_state": torch.tensor([float(self.bits), 1.0, 0.0, 0.0]),
+        }
+        return {f"{name}_quantizer.{k}": v for k, v in values.items() if v is not None}
+
+
+def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuantizer:
+    """Return the quantizer of a quantized tensor of a QAT state dict.
+
+    Raises:
+        ValueError: If it was never fitted.
+    """
+    log_scale, log_mu, own, _, saved = (
+        state.get(f"{name}_quantizer.{key}") for key in QUANTIZER_KEYS
+    )
+    bits, fitted = (round(v) for v in saved.tolist()[:2])
+    if not fitted:
+        raise ValueError(
+            f"{name} has never been quantized in training; allowed: a checkpoint that "
+            "a training with a gq_ encoder, decoder or model wrote"
+        )
+    if own is not None:
+        own = own.float().sort().values
+    return StoredQuantizer(
+        bits, log_scale.float(), None if log_mu is None else log_mu.float(), own
+    )

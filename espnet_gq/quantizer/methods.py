@@ -1,0 +1,46 @@
+"""The quantizers by the name that `gq_conf.method` selects them with."""
+
+import inspect
+from typing import Any, Dict, List, Type
+
+from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.general import AnnealedQuantizer, GeneralQuantizer
+from espnet_gq.quantizer.peers.dkm import DKMQuantizer
+from espnet_gq.quantizer.peers.free import FreeQuantizer
+from espnet_gq.quantizer.peers.lloyd_max import LloydMaxQuantizer
+from espnet_gq.quantizer.peers.lsq import LSQuantizer
+from espnet_gq.quantizer.peers.ternary import TernaryQuantizer
+from espnet_gq.quantizer.peers.uniform import UniformQuantizer
+
+METHODS: Dict[str, Type[Quantizer]] = {
+    "gq": GeneralQuantizer,
+    "uniform": UniformQuantizer,
+    "lsq": LSQuantizer,
+    "lloyd_max": LloydMaxQuantizer,
+    "dkm": DKMQuantizer,
+    "free": FreeQuantizer,
+    "ternary": TernaryQuantizer,
+}
+
+
+def own_options(method: str) -> List[str]:
+    """Return the names of a method's options that other methods lack (method_conf)."""
+    parameters = inspect.signature(METHODS[method].__init__).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def create(method: str = "gq", forward: str = "auto", **options: Any) -> Quantizer:
+    """Return a new quantizer.
+
+    Args:
+        method: A name of METHODS.
+        forward: For methods whose assignment is annealed.
+        options: Arguments of the method's class.
+
+    Raises:
+        ValueError: If the method does not go with the bit width.
+    """
+    cls = METHODS[method]
+    if issubclass(cls, AnnealedQuantizer):
+        options["forward"] = forward
+    return cls(**options)

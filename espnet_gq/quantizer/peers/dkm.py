@@ -1,0 +1,65 @@
+"""DKM: differentiable k-means (Cho et al., arXiv 2108.12659).
+
+With the distances d_ij = |w_i - c_j|, the attention a_ij = softmax_j(-d_ij / tau) and
+the centroids c_j = sum_i a_ij w_i / sum_i a_ij, attention and centroids are computed in
+turn until the centroids stay, beginning with those of the last step; the weights in use
+are sum_j a_ij c_j. Here the last of these turns carries the gradient; those before it
+only find where the centroids stay. Memory grows with 2^bits.
+
+tau is `temperature` times the mean gap of the Lloyd-Max centroids it starts from.
+"""
+
+import torch
+
+from espnet_gq.quantizer.peers.lloyd_max import FittedCodebook
+
+
+class DKMQuantizer(FittedCodebook):
+    """Centroids of differentiable k-means, soft in training, nearest in evaluation.
+
+    Args:
+        bits, channels, ...: See `Quantizer`.
+        temperature: tau over the mean gap of the centroids, constant.
+        iterations: Most turns a step.
+        tolerance: Largest move of a centroid, over the scale, at which they stay.
+    """
+
+    def __init__(
+        self,
+        *args,
+        temperature: float = 0.1,
+        iterations: int = 5,
+        tolerance: float = 1e-4,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+        self.iterations = iterations
+        self.tolerance = tolerance
+        self.register_buffer("tau", torch.ones(1))
+
+    def _fit(self, w: torch.Tensor) -> None:
+        super()._fit(w)
+        self.tau.copy_(self.temperature * self.codebook.diff().mean())
+
+    def training_weights(self, w: torch.Tensor) -> torch.Tensor:
+        rows, scale = self.divided(w)
+        x, c = rows / scale, self.codebook.to(rows.dtype)
+        with torch.no_grad():
+            for _ in range(self.iterations - 1):
+                before, c = c, turn(x, c, self.tau)[1]
+                if (c - before).abs().max() <= self.tolerance:
+                    break
+        attention, c = turn(x, c, self.tau)
+        if torch.is_grad_enabled():  # not where statistics look at it
+            self.codebook.copy_(c.detach().sort().values)
+        return (scale * (attention @ c)).to(w.dtype).view(w.shape)
+
+
+def turn(x: torch.Tensor, c: torch.Tensor, tau: torch.Tensor):
+    """Return the attention (..., levels) of x (...) and the centroids it makes."""
+    attention = torch.softmax(-(x[..., None] - c).abs() / tau.to(x.dtype), -1)
+    weight = attention.flatten(0, -2)
+    total = weight.sum(0)
+    means = (weight * x.reshape(-1, 1)).sum(0) / total.clamp_min(1e-12)
+    return attention, torch.where(total > 1e-6, means, c)

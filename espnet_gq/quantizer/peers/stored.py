@@ -1,0 +1,32 @@
+"""A quantizer whose normalised centroids are kept as they are."""
+
+import torch
+
+from espnet_gq.quantizer.base import Quantizer
+
+
+class StoredCodebook(Quantizer):
+    """Keeps c in the state as `codebook` (levels,), fixed unless a method says else.
+
+    Args: see `Quantizer`.
+    """
+
+    def __init__(self, bits: int, *args, **kwargs):
+        super().__init__(bits, *args, **kwargs)
+        levels = self.levels(bits)
+        self.register_buffer("codebook", torch.linspace(-1.0, 1.0, levels))
+        self.log_scale.requires_grad_(False)
+
+    @staticmethod
+    def levels(bits: int) -> int:
+        """Return the number of centroids."""
+        return 2**bits
+
+    def normalized_centroids(self) -> torch.Tensor:
+        return self.codebook.detach()
+
+    def divided(self, w: torch.Tensor):
+        """Return w with a row for each scale, and s (scales, 1); float32 or float64."""
+        rows = w.reshape(self.log_scale.numel(), -1)
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        return rows, self.scale(rows.dtype)
