@@ -10,7 +10,7 @@ from espnet_gq.quantizer.mulaw import codebook
 
 StateDict = Dict[str, torch.Tensor]
 
-QUANTIZER_KEYS = ("log_scale", "log_mu", "codebook", "tau", "saved_state")
+QUANTIZER_KEYS = ("log_scale", "log_mu", "codebook", "saved_state")
 """What quantizers keep in a state dict, as NAME_quantizer.KEY."""
 
 
@@ -72,7 +72,7 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
     Raises:
         ValueError: If it was never fitted.
     """
-    log_scale, log_mu, own, _, saved = (
+    log_scale, log_mu, own, saved = (
         state.get(f"{name}_quantizer.{key}") for key in QUANTIZER_KEYS
     )
     bits, fitted = (round(v) for v in saved.tolist()[:2])

@@ -1,8 +1,10 @@
 """gq_conf: what is accepted, and the one sentence for what is not."""
 
 import pytest
+from torch import nn
 
-from espnet_gq.nn import GQConfig, GQConfigError, Rule
+from espnet_gq.nn import GQConfig, GQConfigError, Rule, prepare
+from espnet_gq.quantizer.peers.dkm import DKMQuantizer
 
 
 def test_the_first_matching_rule_decides():
@@ -55,6 +57,12 @@ def test_nothing_means_the_defaults():
         ({"annealing": {"start": 90}}, ["start is 90", "80"]),
         ({"annealing": {"curve": "cosine"}}, ["'cosine'", "exponential, linear"]),
         ("5 bits", ["'5 bits'", "a mapping"]),
+        ({"method": "gptq"}, ["method is 'gptq'", "gq, uniform, lsq"]),
+        ({"method": "lsq", "forward": "soft"}, ["'lsq'", "allowed: auto"]),
+        ({"method": "dkm", "method_conf": {"tau": 1}}, ["'tau'", "temperature"]),
+        ({"method": "dkm", "method_conf": {"temperature": "1"}}, ["a number from 0"]),
+        ({"method": "dkm", "method_conf": 3}, ["method_conf is 3", "a mapping"]),
+        ({"method_conf": {"strength": 1}}, ["none with method 'gq'"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(conf, words):
@@ -69,3 +77,17 @@ def test_what_is_wrong_is_said_in_one_sentence(conf, words):
 
 def test_rules_may_be_objects():
     assert GQConfig(rules=[Rule("a", bits=3)]).quantizer_options("a")["bits"] == 3
+
+
+def test_a_method_and_its_own_options_reach_the_quantizer():
+    conf = {"method": "dkm", "method_conf": {"temperature": 0.3}, "bits": 3}
+    module = prepare(nn.Sequential(nn.Linear(4, 3)), conf)
+    quantizer = module[0].weight_quantizer
+    assert isinstance(quantizer, DKMQuantizer) and quantizer.temperature == 0.3
+
+
+def test_a_method_that_does_not_know_a_width_is_an_error_that_names_the_layer():
+    with pytest.raises(GQConfigError, match="^gq_conf: 1: method lsq at 1 bit"):
+        rules = [{"pattern": "1", "bits": 1}]
+        conf = {"method": "lsq", "bits": 4, "rules": rules}
+        prepare(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), conf)

@@ -14,6 +14,7 @@ import espnet_gq
 from espnet_gq.packing import (
     PackedFormatError,
     harden_state_dict,
+    load_packed,
     load_state_dict,
     pack_state_dict,
     quantized_names,
@@ -21,6 +22,7 @@ from espnet_gq.packing import (
     unpack_state_dict,
 )
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
+from espnet_gq.quantizer.methods import METHODS
 
 
 def net(bits=5, **conf):
@@ -69,6 +71,27 @@ def test_packed_hardened_and_evaluated_are_the_same_model(tmp_path, bits, granul
         rows = state[name].flatten(1)
         rows = rows if granularity == "channel" else rows.view(1, -1)
         assert max(row.unique().numel() for row in rows) <= 2**bits
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "gq"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_other_methods_are_packed_with_their_codebooks(tmp_path, method, bits):
+    if (method, bits) in {("lsq", 1), ("ternary", 4)}:
+        pytest.skip("not a width of this method")
+    module = net(bits, method=method)
+    x = torch.randn(3, 7, 10)
+    packed = espnet_gq.pack(module)
+    assert packed["version"] == 2
+    save(packed, tmp_path / "packed.pth")
+    state = unpack_state_dict(load_state_dict(tmp_path / "packed.pth"))
+    for key, value in espnet_gq.harden(module).state_dict().items():
+        assert torch.equal(value, state[key]), key
+    other = net(bits, method=method)
+    other.load_state_dict(state)
+    assert torch.equal(other(x), module(x))
+    runs = load_packed(net(bits, method=method), tmp_path / "packed.pth")
+    with torch.no_grad():
+        torch.testing.assert_close(runs(x), module(x), rtol=1e-5, atol=1e-6)
 
 
 def test_size_is_that_of_the_indices(tmp_path):

@@ -6,7 +6,7 @@ turn until the centroids stay, beginning with those of the last step; the weight
 are sum_j a_ij c_j. Here the last of these turns carries the gradient; those before it
 only find where the centroids stay. Memory grows with 2^bits.
 
-tau is `temperature` times the mean gap of the Lloyd-Max centroids it starts from.
+tau is `temperature` times the gap of equidistant centroids from -s to s.
 """
 
 import torch
@@ -19,7 +19,7 @@ class DKMQuantizer(FittedCodebook):
 
     Args:
         bits, channels, ...: See `Quantizer`.
-        temperature: tau over the mean gap of the centroids, constant.
+        temperature: tau over the gap of equidistant centroids, constant.
         iterations: Most turns a step.
         tolerance: Largest move of a centroid, over the scale, at which they stay.
     """
@@ -36,11 +36,11 @@ class DKMQuantizer(FittedCodebook):
         self.temperature = temperature
         self.iterations = iterations
         self.tolerance = tolerance
-        self.register_buffer("tau", torch.ones(1))
 
-    def _fit(self, w: torch.Tensor) -> None:
-        super()._fit(w)
-        self.tau.copy_(self.temperature * self.codebook.diff().mean())
+    @property
+    def tau(self) -> float:
+        """The temperature in units of the scale."""
+        return self.temperature * 2.0 / (self.codebook.numel() - 1)
 
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         rows, scale = self.divided(w)
@@ -56,9 +56,9 @@ class DKMQuantizer(FittedCodebook):
         return (scale * (attention @ c)).to(w.dtype).view(w.shape)
 
 
-def turn(x: torch.Tensor, c: torch.Tensor, tau: torch.Tensor):
+def turn(x: torch.Tensor, c: torch.Tensor, tau: float):
     """Return the attention (..., levels) of x (...) and the centroids it makes."""
-    attention = torch.softmax(-(x[..., None] - c).abs() / tau.to(x.dtype), -1)
+    attention = torch.softmax(-(x[..., None] - c).abs() / tau, -1)
     weight = attention.flatten(0, -2)
     total = weight.sum(0)
     means = (weight * x.reshape(-1, 1)).sum(0) / total.clamp_min(1e-12)
