@@ -68,6 +68,18 @@ float scale_of(const gq_weight *w, int64_t row) {
 /* Rows of the tile that starts at row i of m: 1, 2, 4 or 8, some past the end. */
 int tile_log2(int64_t left) { return left >= 5 ? 3 : left >= 3 ? 2 : left >= 2 ? 1 : 0; }
 
+tables tables_of(const gq_weight *w) {
+    tables t;
+    memcpy(t.value, w->value, sizeof t.value);
+    memcpy(t.code, w->code, sizeof t.code);
+    for (int i = 0; i < 256; ++i) {
+        uint32_t bits;
+        memcpy(&bits, &t.value[i], 4);
+        for (int k = 0; k < 4; ++k) t.byte[k][i] = (uint8_t)(bits >> 8 * k);
+    }
+    return t;
+}
+
 /* One product: what every task of it needs. */
 struct product {
     const gq_weight *w;
@@ -244,8 +256,7 @@ int linear(const gq_weight *w, const float *x, int64_t m, float *out, int mode,
     p.out = out;
     p.mode = mode;
     p.width = blocks(w) * COLS;
-    memcpy(p.t.value, w->value, sizeof p.t.value);
-    memcpy(p.t.code, w->code, sizeof p.t.code);
+    p.t = tables_of(w);
     int64_t rows = over(m, TILE) * TILE, tiles = over(m, TILE);
     p.unit = (float *)memory;
     p.total = (int32_t *)(p.unit + rows);
@@ -386,7 +397,7 @@ int gq_values(const gq_weight *w, int64_t first, int64_t count, float *out, int 
         first > w->rows || count > w->rows - first)
         return 1;
     unpacking u = {w, set, first, count, out, {}};
-    memcpy(u.t.value, w->value, sizeof u.t.value);
+    u.t = tables_of(w);
     bool many = (double)count * (double)w->cols >= 1 << 16;
     run_tasks(unpack_stripe, &u, over(count, ROWS), many ? threads : 1);
     return 0;

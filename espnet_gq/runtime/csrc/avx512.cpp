@@ -12,6 +12,11 @@ namespace {
 #include "avx512.h"
 
 template <int BITS>
+using float_table = plain_float_table<BITS>;
+
+#include "float_512.h"
+
+template <int BITS>
 struct code_table {
     static constexpr int parts = BITS <= 4 ? 1 : 1 << (BITS - 4);
     __m512i part[parts];

@@ -32,6 +32,7 @@ struct part {
 struct tables {
     float value[256];  /* centroid of index i, repeated with period 2^bits */
     int8_t code[256];  /* the same rounded: value = unit * code */
+    uint8_t byte[4][256]; /* the bytes of value, lowest first */
 };
 
 /* What may be asked of memory meanwhile: some lines of 64 bytes for each block. */
