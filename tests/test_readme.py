@@ -30,5 +30,5 @@ def test_every_class_and_key_it_names_exists():
     named = set(re.findall(r"`(gq_[a-z_]+)`", text)) - {"gq_conf"}
     known = {*ENCODERS, *DECODERS, *MODELS, *transducer_task.DECODERS}
     assert named == known
-    keys = re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE)
+    keys = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
     assert set(keys) == {f.name for f in fields(GQConfig)}

@@ -1,1 +1,1 @@
-"""Sensitivity, size reports, scoring."""
+"""Sensitivity, bit allocation, size and tensor reports, plots, scoring."""

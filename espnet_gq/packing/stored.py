@@ -70,11 +70,16 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
     """Return the quantizer of a quantized tensor of a QAT state dict.
 
     Raises:
-        ValueError: If it was never fitted.
+        ValueError: If it was never fitted, or lacks a tensor.
     """
     log_scale, log_mu, own, saved = (
         state.get(f"{name}_quantizer.{key}") for key in QUANTIZER_KEYS
     )
+    if saved is None or log_scale is None or (log_mu is None and own is None):
+        raise ValueError(
+            f"{name} has a quantizer without all of its tensors; allowed: "
+            "saved_state, log_scale, and log_mu or codebook"
+        )
     bits, fitted = (round(v) for v in saved.tolist()[:2])
     if not fitted:
         raise ValueError(

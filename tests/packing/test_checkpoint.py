@@ -108,6 +108,14 @@ def test_a_float_checkpoint_cannot_be_packed():
         pack_state_dict(nn.Linear(2, 2).state_dict())
 
 
+@pytest.mark.parametrize("key", ["log_scale", "log_mu"])
+def test_a_quantizer_that_lacks_a_tensor_is_named(key):
+    state = net().state_dict()
+    del state[f"0.weight_quantizer.{key}"]
+    with pytest.raises(ValueError, match="^0.weight has a quantizer without"):
+        pack_state_dict(state)
+
+
 def test_an_untrained_quantizer_cannot_be_packed():
     module = espnet_gq.prepare(nn.Linear(4, 4), {"bits": 5})
     with pytest.raises(ValueError, match="weight has never been quantized"):

@@ -1,0 +1,186 @@
+"""Choose the bit width of every tensor under a budget, and write it as a gq_conf.
+
+Reads what python3 -m espnet_gq.bin.sensitivity measured. With --base the output is that
+training config with the widths in it; without, the three gq_conf to paste into one.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import yaml
+
+from espnet_gq.analysis.allocation import (
+    KINDS,
+    Allocation,
+    allocate,
+    allocation_of,
+    gq_confs,
+    merge,
+    split_name,
+)
+from espnet_gq.analysis.sensitivity import Sensitivity
+from espnet_gq.files import write_text
+
+UNITS = {
+    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9},
+    **{"kib": 2**10, "mib": 2**20, "gib": 2**30},
+}
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; allowed: 0 or more")
+    return value
+
+
+def _size(text: str) -> float:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", text.strip().lower())
+    if not found or found[2] not in UNITS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; allowed: a number of bytes, or one with a unit "
+            "(kB, MB, GB, KiB, MiB, GiB) such as 6MB"
+        )
+    return float(found[1]) * UNITS[found[2]]
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "sensitivity", metavar="SENSITIVITY.json", help="the measured costs"
+    )
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        "--effective_bits", type=_number, help="mean bits of a quantized weight"
+    )
+    budget.add_argument(
+        "--max_size", type=_size, help="size of the whole packed file, such as 6MB"
+    )
+    budget.add_argument(
+        "--max_loss",
+        type=_number,
+        help="summed cost; the smallest file that keeps to it is chosen",
+    )
+    parser.add_argument(
+        "--by",
+        choices=KINDS,
+        default=KINDS[0],
+        help="the cost that counts: the second-order estimate, or the magnitude of the "
+        "measured loss difference, the noisier of the two",
+    )
+    parser.add_argument(
+        "--default_bits",
+        type=int,
+        choices=range(1, 9),
+        help="width without a rule; default: the most common one of each part",
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        help="training config with quantized classes; bits and rules of its gq_conf "
+        "are replaced",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="YAML to write")
+    return parser
+
+
+def _read_base(path: Path) -> Dict[str, Any]:
+    """Return a training config.
+
+    Raises:
+        OSError, ValueError: If the file cannot be read as one.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} is not YAML ({' '.join(str(e).split())})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no options; allowed: a training config")
+    return config
+
+
+def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
+    """Return how many tensors of each part have each width, as a Markdown table."""
+    parts: Dict[str, List] = {}
+    for tensor in sensitivity.tensors:
+        part = split_name(tensor.name)[0].removesuffix("_conf")
+        parts.setdefault(part, []).append(tensor)
+    parts["all"] = list(sensitivity.tensors)
+    widths = sorted(set(chosen.bits.values()))
+    rows = [["part", "weights", *(f"{b} bits" for b in widths), "mean bits", "cost"]]
+    for part, tensors in parts.items():
+        bits = [chosen.bits[t.name] for t in tensors]
+        numel = sum(t.numel for t in tensors)
+        mean = sum(t.numel * b for t, b in zip(tensors, bits)) / numel
+        cost = sum(chosen.costs[t.name] for t in tensors)
+        counts = [str(bits.count(b)) for b in widths]
+        rows.append([part, f"{numel:,}", *counts, f"{mean:.2f}", f"{cost:.4g}"])
+    columns = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, ["-" * width for width in columns])
+    lines = [" | ".join(c.ljust(w) for c, w in zip(row, columns)) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _summary(chosen: Allocation) -> str:
+    return (
+        f"{chosen.effective_bits:.3f} effective bits, packed file "
+        f"{chosen.file_bytes / 1e6:.3f} MB, cost {chosen.cost:.4g}"
+    )
+
+
+def _uniform(sensitivity: Sensitivity, by: str) -> List[Allocation]:
+    """Return the allocations with one width, for comparison."""
+    tensors = sensitivity.tensors
+    widths = set.intersection(*(set(t.costs) for t in tensors))
+    return [allocation_of(sensitivity, [b] * len(tensors), by) for b in sorted(widths)]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Choose, write and print.
+
+    Raises:
+        OSError, ValueError: If an input cannot be used.
+    """
+    base = _read_base(args.base) if args.base else None
+    sensitivity = Sensitivity.read(args.sensitivity)
+    try:
+        chosen = allocate(
+            sensitivity, args.by, args.effective_bits, args.max_size, args.max_loss
+        )
+    except ValueError as e:
+        raise ValueError(f"{args.sensitivity}: {e}") from None
+    confs = gq_confs(chosen.bits, args.default_bits)
+    if base is not None:
+        try:
+            confs = merge(base, confs, sensitivity.task)
+        except ValueError as e:
+            raise ValueError(f"{args.base}: {e}") from None
+    head = f"# {_summary(chosen)} (by {args.by})\n"
+    write_text(args.output, head + yaml.safe_dump(confs, sort_keys=False))
+    print(table(sensitivity, chosen))
+    print(f"\n{_summary(chosen)} (float loss {sensitivity.base_loss:.4g})")
+    for one in _uniform(sensitivity, args.by):
+        print(f"all tensors alike: {_summary(one)}")
+    print(f"wrote {args.output}")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    args = get_parser().parse_args(cmd)
+    try:
+        run(args)
+    except (OSError, ValueError) as e:
+        sys.exit(f"allocate: {e}")
+
+
+if __name__ == "__main__":
+    main()
