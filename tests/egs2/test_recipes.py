@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401
@@ -162,6 +163,15 @@ def test_every_training_config_builds_what_its_name_says(path):
         assert {n: v.shape for n, v in plain.state_dict().items()} == {
             n: model.state_dict()[n].shape for n in names
         }
+
+
+@pytest.mark.parametrize("path", TRAIN_CONFIGS, ids=lambda p: p.stem)
+def test_every_initialization_is_one_that_this_espnet_has(path):
+    from espnet2.torch_utils.initialize import initialize
+
+    init = yaml.safe_load(path.read_text())["init"]
+    if init != "none":
+        initialize(torch.nn.Linear(3, 2), init)
 
 
 def test_configs_are_written_once():

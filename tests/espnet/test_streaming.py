@@ -455,8 +455,8 @@ def test_float_transducer_in_int8(trained, speech, beam):
     module = stream.asr_model.joint_network.lin_out
     assert isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
     for part in chunks(speech[0], 640):
-        results = stream(part, is_final=False)
-    assert results[0][2] == speech[1]
+        stream(part, is_final=False)
+    assert stream(part[:0])[0][2] == speech[1]
 
 
 def test_attention_goes_through_espnets_own(tmp_path, data):
