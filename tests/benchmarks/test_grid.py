@@ -20,6 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import far_field  # noqa: E402
 import grid  # noqa: E402
 import grid_heavy  # noqa: E402
+import grid_queue  # noqa: E402
 import grid_report  # noqa: E402
 import grid_run  # noqa: E402
 from grid_cells import Cell, Grid, GridError, merged  # noqa: E402
@@ -134,7 +135,7 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
 
     monkeypatch.setattr(grid_run.Workplace, "run_cell", run_cell)
     grid_run.write_result(place.results / f"{cells[0].name}.json", record_of(cells[0]))
-    assert grid_run.run(place, cells) == 1
+    assert grid_queue.run(place, cells) == 1
     assert ran == cells[1:]
     failed = place.results / f"{cells[1].name}.failed"
     assert failed.read_text() == "ValueError: no data (see a.log)\n"
@@ -146,7 +147,7 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
     monkeypatch.setattr(
         grid_run.Workplace, "run_cell", lambda self, cell: record_of(cell)
     )
-    assert grid_run.run(place, cells) == 0
+    assert grid_queue.run(place, cells) == 0
     assert not failed.exists()
 
 
