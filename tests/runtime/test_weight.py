@@ -108,7 +108,7 @@ def test_products_are_right(
 @compiled
 @pytest.mark.parametrize("isa, name", ISAS, ids=[n for _, n in ISAS])
 def test_large_products_on_two_threads(isa, name):
-    for bits, m in ((5, 1), (8, 33), (3, 200)):
+    for bits, m in ((5, 1), (8, 33), (3, 200), (7, 300)):
         weight, dense = make(515, 770, bits, 515)
         x = torch.randn(m, 770)
         size = x.double().abs() @ dense.abs().t()
