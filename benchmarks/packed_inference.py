@@ -52,9 +52,7 @@ class Run:
             command=command(*FILES),
             machine=describe_machine(),
             conditions={
-                k: v
-                for k, v in vars(self.args).items()
-                if f"--{k}" not in FILES
+                k: v for k, v in vars(self.args).items() if f"--{k}" not in FILES
             },
         )
         self.figures["parts"][part] = found

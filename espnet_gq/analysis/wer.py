@@ -166,7 +166,7 @@ def bootstrap(
         level: coverage, 0.95 for a 95 % interval.
         seed: the same seed draws the same speakers and recordings.
     """
-    rates = _resample([units], samples, seed)[0]
+    rates = resample([units], samples, seed)[0]
     errors, words = np.sum(list(units.values()), axis=0)
     return _interval(100 * errors / words, rates, level)
 
@@ -189,7 +189,7 @@ def paired_bootstrap(
     """
     if set(baseline) != set(system):
         raise ValueError("a paired bootstrap needs the same test set for both systems")
-    base, other = _resample([baseline, system], samples, seed)
+    base, other = resample([baseline, system], samples, seed)
     sums = [np.sum(list(units.values()), axis=0) for units in (baseline, system)]
     value = 100 * (sums[1][0] / sums[1][1] - sums[0][0] / sums[0][1])
     return _interval(value, other - base, level)
@@ -218,7 +218,7 @@ def _count_one(edits: Sequence[Edit]) -> Counts:
     return Counts(1, words, correct, subs, dels, kinds.count("insert"), int(wrong))
 
 
-def _resample(systems: Sequence[Units], samples: int, seed: int) -> np.ndarray:
+def resample(systems: Sequence[Units], samples: int, seed: int) -> np.ndarray:
     """Return error rates in percent, shape (systems, samples), of common draws."""
     keys = sorted(systems[0])
     speakers = sorted({speaker for speaker, _ in keys})

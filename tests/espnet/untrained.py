@@ -32,7 +32,7 @@ def save(task, config, name, asr_task="asr"):
     """Write config.yaml and model.pth to a folder as a training does; return it."""
     model, args = build(task, config, asr_task)
     fit_quantizers(model)
-    folder = task.path / name
+    folder = task.path / f"untrained_{name}"  # trainings have the other names
     folder.mkdir()
     text = yaml.safe_dump(vars(args))
     (folder / "config.yaml").write_text(text)

@@ -1,0 +1,187 @@
+"""The evidence grid: GQ beside its peers, on models, starts, bits and seeds.
+
+    python benchmarks/grid.py list  [--work DIR]
+    python benchmarks/grid.py run --work DIR [--cells PATTERN] [--limit N] [--jobs N]
+    python benchmarks/grid.py report --results DIR/results --output RESULTS.md \\
+        --plots docs/results
+    python benchmarks/grid.py check --cell NAME --work OTHER_DIR
+
+grid.yaml declares the cells. `run` makes data and float models once, then trains,
+decodes and scores every cell that has no result file in DIR/results yet. It may be
+interrupted at any time: called again it goes on where it was, within a training at its
+last epoch. A cell that fails leaves a CELL.failed file with the reason, and is tried
+again, last, by the next `run`. See README.md beside this file.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from grid_cells import DECLARATION, Grid, GridError
+from grid_queue import run, summary
+from grid_results import ALL, Rates, read_result, units
+from grid_run import StepFailed, Workplace
+
+RESULTS = Path(__file__).with_name("results") / "grid"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--grid", type=Path, default=DECLARATION, help="the declaration, a YAML file"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="print the cells, and which are done")
+    listing.add_argument("--work", type=Path, help="folder of a run")
+    running = commands.add_parser("run", help="run the cells that have no result")
+    running.add_argument("--limit", type=positive, help="at most so many cells")
+    reporting = commands.add_parser("report", help="write RESULTS.md and the plots")
+    reporting.add_argument("--results", type=Path, default=RESULTS)
+    reporting.add_argument("--output", type=Path, required=True, help="RESULTS.md")
+    reporting.add_argument("--plots", type=Path, help="folder of the plots")
+    checking = commands.add_parser(
+        "check", help="run a cell again, and compare it with its stored result"
+    )
+    checking.add_argument("--cell", required=True, help="its name")
+    checking.add_argument(
+        "--results", type=Path, default=RESULTS, help="stored results"
+    )
+    for command in (listing, running):
+        command.add_argument(
+            "--cells",
+            nargs="+",
+            default=["*"],
+            metavar="PATTERN",
+            help='names of cells, such as "conformer-trained-gq-*"',
+        )
+    for command in (running, checking):
+        command.add_argument(
+            "--work", type=Path, required=True, help="folder of the run"
+        )
+        command.add_argument("--data", type=Path, help="folder of the recordings")
+        command.add_argument(
+            "--jobs", type=positive, default=1, help="cells side by side, a thread each"
+        )
+    return parser
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}; allowed: 1 or more")
+    return number
+
+
+def list_cells(args: argparse.Namespace, grid: Grid) -> None:
+    """Print every cell, and its state where a folder is given."""
+    for cell in grid.matching(args.cells):
+        state = ""
+        if args.work is not None:
+            found = args.work / "results" / cell.name
+            for suffix, word in ((".json", "done"), (".failed", "failed")):
+                if found.with_name(found.name + suffix).exists():
+                    state = state or f"  {word}"
+        print(f"{cell.name}{state}")
+
+
+def run_cells(args: argparse.Namespace, grid: Grid) -> int:
+    """Run cells; returns the exit status."""
+    cells = grid.matching(args.cells)
+    place = Workplace(args.work, grid, args.data, args.jobs)
+    if args.limit is not None:
+        cells = [c for c in cells if not (place.results / f"{c.name}.json").exists()]
+        cells = cells[: args.limit]
+    failures = run(place, cells)
+    if failures:
+        print(f"{failures} cells failed: see {place.results}/*.failed", flush=True)
+    return 1 if failures else 0
+
+
+def write_report(args: argparse.Namespace, grid: Grid) -> None:
+    """Write RESULTS.md and the plots."""
+    import grid_report
+    from grid_results import Results
+
+    command = ["python", "benchmarks/grid.py", "report", "--results", args.results]
+    command += ["--output", args.output]
+    command += [] if args.plots is None else ["--plots", args.plots]
+    text = shlex.join(map(str, command))
+    files = grid_report.write(
+        grid, Results(args.results), args.output, args.plots, text
+    )
+    print("\n".join(f"wrote {path}" for path in files))
+
+
+def check(args: argparse.Namespace, grid: Grid) -> int:
+    """Run a cell elsewhere and compare; returns 0 where its WER is as stored."""
+    stored_path = args.results / f"{args.cell}.json"
+    stored = read_result(stored_path)
+    cells = [cell for cell in grid.cells if cell.name == args.cell]
+    if not cells:
+        raise GridError(f"{grid.path} declares no cell {args.cell}")
+    if (args.work / "results").resolve() == args.results.resolve():
+        raise GridError(
+            f"--work {args.work} holds the stored result; give another folder"
+        )
+    place = Workplace(args.work, grid, args.data, args.jobs)
+    if run(place, cells):
+        return 1
+    again = read_result(place.results / stored_path.name)
+    print(f"stored: {summary(stored)}\nagain:  {summary(again)}")
+    if stored["config"] != again["config"]:
+        print("The declaration of the cell has changed since it was stored.")
+    return 0 if all(compare(stored, again)) else 1
+
+
+def compare(stored: dict, again: dict) -> List[bool]:
+    """Say for every test set whether a WER lies in the interval of the stored one."""
+    inside = []
+    for name in (*(n for n in stored["sets"] if n in again["sets"]), ALL):
+        rates = Rates({"stored": units(stored, name)})
+        interval = rates.interval("stored")
+        words = sum(n for _, n in units(stored, name).values())
+        # Without any error the interval collapses: 3 errors are what 95% allow.
+        high = interval.high if interval.value else 100 * 3 / words
+        value = Rates({"again": units(again, name)}).values["again"]
+        inside.append(interval.low <= value <= high)
+        print(
+            f"{name}: {value:.2f}% is {'inside' if inside[-1] else 'OUTSIDE'} "
+            f"[{interval.low:.2f}, {high:.2f}], stored {interval.value:.2f}%"
+        )
+    return inside
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run a subcommand."""
+    args = get_parser().parse_args(cmd)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        grid = Grid(args.grid)
+        if args.command == "list":
+            list_cells(args, grid)
+        elif args.command == "run":
+            sys.exit(run_cells(args, grid))
+        elif args.command == "report":
+            write_report(args, grid)
+        else:
+            sys.exit(check(args, grid))
+    except (GridError, StepFailed) as e:
+        sys.exit(f"grid: {e}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", flush=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
