@@ -212,6 +212,8 @@ class Workplace:
             StepFailed: If it cannot be made.
         """
         path = self.starts / f"{architecture}-{start}.pth"
+        if path.with_suffix(".json").exists():  # while another start is being made
+            return path
         with self._start_guard:
             if path.with_suffix(".json").exists():
                 return path
