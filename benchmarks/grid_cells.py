@@ -19,6 +19,8 @@ SECTIONS = (
 CELL_KEYS = ("architecture", "start", "methods", "ablations", "bits", "seeds")
 
 Config = Dict[str, Any]
+GQConfs = Dict[str, Config]
+"""gq_conf of the "encoder", the "decoder" and the "model"."""
 
 
 class GridError(ValueError):
@@ -192,8 +194,18 @@ class Grid:
         return found
 
     def trains(self, cell: Cell) -> bool:
-        """Return whether a cell trains, or is its start as it is."""
-        return self.methods[cell.method].get("train", True)
+        """Return whether a cell trains, or takes a model as it is."""
+        return not self.recalibrates(cell) and self.methods[cell.method].get(
+            "train", True
+        )
+
+    def recalibrates(self, cell: Cell) -> bool:
+        """Return whether a cell is another's model with new batch-norm statistics."""
+        return self.ablation(cell).get("recalibrate", False)
+
+    def ablation(self, cell: Cell) -> Config:
+        """Return what is declared of a cell's ablation; empty where it has none."""
+        return self.ablations[cell.ablation] if cell.ablation else {}
 
     def titles(self) -> Tuple[Dict[str, str], Dict[str, str]]:
         """Return what reports call the methods and the ablations."""
@@ -220,19 +232,24 @@ class Grid:
         config["max_epoch"] = given.epochs["float"]
         return config
 
-    def gq_confs(self, cell: Cell) -> Optional[Dict[str, Config]]:
+    def gq_confs(self, cell: Cell) -> Optional[GQConfs]:
         """Return the gq_conf of each part of the model, None for a float cell."""
         conf = self.methods[cell.method].get("gq_conf")
         if conf is None:
             return None
-        change = self.ablations[cell.ablation] if cell.ablation else {}
+        change = self.ablation(cell)
         scales = "channel" if cell.bits < self.channel_scales_below else "tensor"
         conf = {"bits": cell.bits, "granularity": scales, **conf}
         conf = merged(conf, change.get("gq_conf", {}))
         return {part: merged(conf, change.get(part, {})) for part in PARTS}
 
-    def cell_config(self, cell: Cell) -> Config:
-        """Return the training config of a cell that trains."""
+    def cell_config(self, cell: Cell, gq_confs: Optional[GQConfs] = None) -> Config:
+        """Return the training config of a cell that trains.
+
+        Args:
+            cell: The cell.
+            gq_confs: In the place of `gq_confs(cell)`.
+        """
         config = merged(self.float_config(cell.architecture), self.cell_training)
         epochs = self.architectures[cell.architecture].epochs["cell"]
         config["max_epoch"], config["seed"] = epochs, cell.seed
@@ -240,5 +257,5 @@ class Grid:
         config["scheduler_conf"] = {
             key: epochs if value == "epochs" else value for key, value in conf.items()
         }
-        gq_confs = self.gq_confs(cell)
+        gq_confs = gq_confs or self.gq_confs(cell)
         return config if gq_confs is None else quantized(config, gq_confs)

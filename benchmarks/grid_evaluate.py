@@ -6,6 +6,7 @@ ESPnet's `Speech2Text` builds it, one utterance at a time and greedily.
 
 import argparse
 import hashlib
+import itertools
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -25,10 +26,16 @@ from espnet_gq.espnet.datadir import read_table, write_table
 from espnet_gq.espnet.scoring import load_units
 from espnet_gq.files import write_json
 from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
-from espnet_gq.packing import load_state_dict, pack_state_dict, save
+from espnet_gq.packing import (
+    is_packed,
+    load_state_dict,
+    pack_state_dict,
+    save,
+    unpack_state_dict,
+)
 
 Decoder = Callable[[np.ndarray], List[str]]
-DEV_BATCH = 25
+BATCH = 25
 
 
 def read_audio(data: Path) -> Dict[str, np.ndarray]:
@@ -50,20 +57,41 @@ def digest(data: Path, audio: Dict[str, np.ndarray]) -> str:
 # --- decoding -------------------------------------------------------------------------
 
 
-def decoder(config: Path, checkpoint: Path, decoding: str) -> Decoder:
-    """Return a function from samples to words.
+def speech2text(config: Path, checkpoint: Path, decoding: str) -> Speech2Text:
+    """Return ESPnet's decoder; where the checkpoint is quantized, it is hardened.
 
     Args:
         config: config.yaml of the model.
-        checkpoint: Its weights; where it is quantized, hardened on loading.
+        checkpoint: Its weights.
         decoding: "ctc" or "transducer".
     """
+    options = {} if decoding == "transducer" else dict(ctc_weight=1.0)
+    return Speech2Text(str(config), str(checkpoint), beam_size=1, **options)
+
+
+def decoder(model: Speech2Text, decoding: str) -> Decoder:
+    """Return a function from samples to words."""
     if decoding == "transducer":
-        model = Speech2Text(str(config), str(checkpoint), beam_size=1)
         return lambda samples: model(samples)[0][1]
-    options = dict(beam_size=1, ctc_weight=1.0)
-    model = Speech2Text(str(config), str(checkpoint), **options).asr_model
-    return lambda samples: _best_path(model, samples)
+    return lambda samples: _best_path(model.asr_model, samples)
+
+
+@torch.no_grad()
+def recalibrate(model: torch.nn.Module, data: Path) -> None:
+    """Compute the batch-norm statistics again, over every second training batch.
+
+    Args:
+        model: With the weights it decodes with; in evaluation mode, as afterwards.
+        data: The data directory.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for speech, lengths, _, _ in itertools.islice(batches(model, data), 0, None, 2):
+        model.encode(speech, lengths)
+    model.eval()
 
 
 @torch.no_grad()
@@ -126,7 +154,9 @@ def build(config: Path, checkpoint: Path) -> torch.nn.Module:
     """
     args = yaml.safe_load(config.read_text(encoding="utf-8"))
     model = ASRTask.build_model(argparse.Namespace(**{**args, "init": None}))
-    found = model.load_state_dict(load_state_dict(checkpoint), strict=False)
+    state = load_state_dict(checkpoint)
+    state = unpack_state_dict(state) if is_packed(state) else state
+    found = model.load_state_dict(state, strict=False)
     lacking = [name for name in found.missing_keys if "_quantizer." not in name]
     if lacking or found.unexpected_keys:
         name = (lacking + found.unexpected_keys)[0]
@@ -135,15 +165,15 @@ def build(config: Path, checkpoint: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def dev_batches(
+def batches(
     model: torch.nn.Module, data: Path
 ) -> Iterator[Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield speech, its lengths, words, their lengths of the development set."""
+    """Yield speech, its lengths, words, their lengths, the longest utterances first."""
     audio, text = read_audio(data), read_table(data / "text")
     # ESPnet's RNN encoders want the longest first.
     names = sorted(audio, key=lambda utt: (-len(audio[utt]), utt))
-    for first in range(0, len(names), DEV_BATCH):
-        utts = names[first : first + DEV_BATCH]
+    for first in range(0, len(names), BATCH):
+        utts = names[first : first + BATCH]
         speech = [torch.from_numpy(audio[utt]) for utt in utts]
         labels = [
             torch.tensor([model.token_list.index(w) for w in text[utt].split()])
@@ -171,7 +201,7 @@ def dev_loss(model: torch.nn.Module, data: Path, trained: bool) -> float:
         quantizer.train(trained)
         quantizer.every = 1  # a step that is not quantized has no gap to tell
     total, count = 0.0, 0
-    for speech, lengths, text, text_lengths in dev_batches(model, data):
+    for speech, lengths, text, text_lengths in batches(model, data):
         loss = model(speech, lengths, text.clone(), text_lengths)[0]
         total += float(loss.mean()) * len(speech)
         count += len(speech)
@@ -218,6 +248,7 @@ def measure(
     data: Path,
     test_sets: List[str],
     folder: Path,
+    recalibrated: bool = False,
 ) -> Dict[str, Any]:
     """Return the figures of one model.
 
@@ -228,16 +259,21 @@ def measure(
         data: Folder of the data directories.
         test_sets: Those to decode; what is not there is left out.
         folder: For what is written on the way.
+        recalibrated: Compute the batch-norm statistics again.
     """
     found: Dict[str, Any] = dict(gap=None)
     model = build(config, checkpoint)
     if any(True for _ in quantized_weights(model)):
         fitted = folder / "fitted.pth"
         save(model.state_dict(), fitted)
-        found["gap"] = gap(model, data / "dev")
+        if not recalibrated:
+            found["gap"] = gap(model, data / "dev")
         checkpoint = fitted
     found["size"] = size(checkpoint, folder / "packed.pth")
-    decode = decoder(config, checkpoint, decoding)
+    built = speech2text(config, checkpoint, decoding)
+    if recalibrated:
+        recalibrate(built.asr_model, data / "train")
+    decode = decoder(built, decoding)
     found["sets"] = {
         name: score(decode, data / name, folder / "decoded" / name)
         for name in test_sets
@@ -256,9 +292,11 @@ def main(cmd: Optional[List[str]] = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--test_sets", nargs="+", required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--recalibrate", action="store_true")
     args = parser.parse_args(cmd)
     names = ("config", "checkpoint", "decoding", "data", "test_sets", "folder")
-    found = measure(*(getattr(args, name) for name in names))
+    given = (getattr(args, name) for name in names)
+    found = measure(*given, recalibrated=args.recalibrate)
     write_json(args.folder / "figures.json", found)
 
 

@@ -13,11 +13,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import yaml
-from grid_cells import ROOT, Architecture, Cell, Config, Grid, GridError, quantized
+from grid_allocation import allocation
+from grid_cells import (
+    ROOT,
+    Architecture,
+    Cell,
+    Config,
+    GQConfs,
+    Grid,
+    GridError,
+    quantized,
+)
 
 from espnet_gq.files import write_text
 
@@ -96,6 +107,7 @@ class Workplace:
         self._running: Set[subprocess.Popen] = set()
         self._guard = threading.Lock()
         self._start_guard = threading.Lock()
+        self.measuring = threading.Lock()
         self._start_failures: Dict[Tuple[str, str], str] = {}
         self.stopping = False
 
@@ -160,6 +172,10 @@ class Workplace:
     def script(self, name: str, *options: str) -> List[str]:
         """Return a command of this folder."""
         return [sys.executable, str(HERE / name), *options]
+
+    def tool(self, name: str, *options: str) -> List[str]:
+        """Return a command of the package."""
+        return [sys.executable, "-m", f"espnet_gq.bin.{name}", *options]
 
     # --- what cells begin with --------------------------------------------------------
 
@@ -267,7 +283,11 @@ class Workplace:
         record = dict(benchmark="grid", format=1, cell=cell.name, **vars(cell))
         commands: List[str] = []
         trained = self.grid.trains(cell)
-        config = self.grid.cell_config(cell) if trained else self._untrained(cell)
+        gq_confs = self._gq_confs(cell)
+        if trained:
+            config = self.grid.cell_config(cell, gq_confs)
+        else:
+            config = self._untrained(cell, gq_confs)
         same = self._write_config(cell.name, config)
         if not same:
             shutil.rmtree(folder, ignore_errors=True)
@@ -276,20 +296,21 @@ class Workplace:
             checkpoint = self._train(cell, given, start, commands)
         else:
             shutil.copyfile(self.conf / f"{cell.name}.yaml", folder / "config.yaml")
-            checkpoint = start
+            checkpoint = self._finished(cell) if self.grid.recalibrates(cell) else start
         measuring = self.script(
             "grid_evaluate.py",
             *("--config", f"exp/{cell.name}/config.yaml"),
             *("--checkpoint", os.path.relpath(checkpoint, self.recipe)),
             *("--decoding", given.decoding, "--folder", f"exp/{cell.name}"),
             *("--test_sets", *self.grid.test_sets),
+            *(["--recalibrate"] if self.grid.recalibrates(cell) else []),
         )
         self.call(measuring, self.logs / f"{cell.name}.measure.log")
         commands.append(
             shlex.join(["python", "benchmarks/grid_evaluate.py", *measuring[2:]])
         )
         figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-        record["config"] = self._declared(cell, given)
+        record["config"] = self._declared(cell, given, gq_confs)
         record["commands"] = commands
         record["start_figures"] = json.loads(start.with_suffix(".json").read_text())
         record["training"] = self._training_figures(folder) if trained else None
@@ -318,19 +339,41 @@ class Workplace:
             raise StepFailed(f"training ended without {checkpoint}")
         return self.recipe / checkpoint
 
-    def _untrained(self, cell: Cell) -> Config:
+    def _gq_confs(self, cell: Cell) -> Optional[GQConfs]:
+        """Return the gq_conf of each part, with bit widths of its own where chosen."""
+        gq_confs = self.grid.gq_confs(cell)
+        effective_bits = self.grid.ablation(cell).get("effective_bits")
+        if effective_bits is None:
+            return gq_confs
+        chosen = allocation(self, cell.architecture, cell.start, effective_bits)
+        return {part: {**gq_confs[part], **chosen.get(part, {})} for part in gq_confs}
+
+    def _finished(self, cell: Cell) -> Path:
+        """Return the packed file of the cell without its ablation.
+
+        Raises:
+            StepFailed: If that cell was not run.
+        """
+        base = replace(cell, ablation=None).name
+        packed = self.recipe / f"exp/{base}/packed.pth"
+        if not packed.exists():
+            raise StepFailed(f"it needs the model of {base}, which has not been run")
+        return packed
+
+    def _untrained(self, cell: Cell, gq_confs: Optional[GQConfs]) -> Config:
         """Return the model's config.yaml of a cell that trains nothing."""
         path = self.recipe / f"exp/{cell.architecture}-start/config.yaml"
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        gq_confs = self.grid.gq_confs(cell)
         return config if gq_confs is None else quantized(config, gq_confs)
 
-    def _declared(self, cell: Cell, given: Architecture) -> Dict[str, Any]:
+    def _declared(
+        self, cell: Cell, given: Architecture, gq_confs: Optional[GQConfs]
+    ) -> Dict[str, Any]:
         """Return what the declaration says of a cell."""
         trained = self.grid.trains(cell)
         return dict(
             data=self.grid.data,
-            gq_conf=self.grid.gq_confs(cell),
+            gq_conf=gq_confs,
             start=self.grid.starts[cell.start],
             base=given.config,
             changes=given.changes,

@@ -105,8 +105,7 @@ class GQConfig:
         every: Quantize at every k-th optimizer step only.
         method: "gq", or one of the methods it is compared with: "uniform", "lsq",
             "lloyd_max", "dkm", "free", "ternary" (`espnet_gq.quantizer.methods`).
-        method_conf: Options that only this method has, such as {temperature: 0.1} of
-            "dkm".
+        method_conf: Options that only this method has, such as {mu: 255} of "gq".
 
     Raises:
         GQConfigError: If a key is unknown or a value has the wrong type or range.
@@ -203,8 +202,14 @@ def _method_conf(method: str, value: Any) -> Dict[str, Any]:
             f"gq_conf: method_conf is {dict(value)!r}; allowed: none with method "
             f"'{method}'"
         )
-    _check_keys("gq_conf.method_conf", value, allowed)
+    _check_keys("gq_conf.method_conf", value, list(allowed))
     for key, given in value.items():
+        if isinstance(allowed[key], bool):
+            if not isinstance(given, bool):
+                raise GQConfigError(
+                    f"gq_conf.method_conf: {key} is {given!r}; allowed: true, false"
+                )
+            continue
         if isinstance(given, bool) or not isinstance(given, (int, float)) or given < 0:
             raise GQConfigError(
                 f"gq_conf.method_conf: {key} is {given!r}; allowed: a number from 0"

@@ -1,5 +1,6 @@
 """The General Quantizer of one weight tensor (arXiv 2210.09188; our reconstruction)."""
 
+import math
 from typing import Optional
 
 import torch
@@ -7,9 +8,9 @@ from torch import nn
 
 from espnet_gq.quantizer.annealing import Annealing
 from espnet_gq.quantizer.base import Quantizer
-from espnet_gq.quantizer.fit import fit
+from espnet_gq.quantizer.fit import fit, fit_scale, rows_and_peaks
 from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize
-from espnet_gq.quantizer.mulaw import codebook
+from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU, codebook
 
 SOFT_FROM_BITS = 4
 """From this width on the forward pass is soft; below, a soft pass leaves too large a
@@ -65,18 +66,51 @@ class AnnealedQuantizer(Quantizer):
 class GeneralQuantizer(AnnealedQuantizer):
     """Mu-law centroids with trained scale and curvature for one weight tensor.
 
-    Args: see `AnnealedQuantizer`.
+    Args:
+        bits, channels, *args, **kwargs: See `AnnealedQuantizer`.
+        mu: Curvature to begin with. None: the one of least squared error.
+        train_mu: Whether the curvature is trained.
+        fit: Whether the scale begins at least squared error, or at max|w|.
+
+    Raises:
+        ValueError: If mu is out of range, or fit is False without mu.
     """
 
-    def __init__(self, bits: int, channels: int, *args, **kwargs):
+    def __init__(
+        self,
+        bits: int,
+        channels: int,
+        *args,
+        mu: Optional[float] = None,
+        train_mu: bool = True,
+        fit: bool = True,
+        **kwargs,
+    ):
         super().__init__(bits, channels, *args, **kwargs)
-        self.log_mu = nn.Parameter(torch.zeros(1))
+        if mu is not None and not MIN_LOG_MU <= math.log(max(mu, 1e-9)) <= MAX_LOG_MU:
+            raise ValueError(
+                f"mu is {mu:g}; allowed: {math.exp(MIN_LOG_MU):.1g} to "
+                f"{math.floor(math.exp(MAX_LOG_MU))}"
+            )
+        if mu is None and not fit:
+            raise ValueError("fit is false without mu; allowed: {fit: false, mu: 255}")
+        self.mu = mu
+        self.fits_scale = fit
+        self.log_mu = nn.Parameter(torch.zeros(1), requires_grad=train_mu)
         self.log_mu._no_weight_decay = True
 
     def _fit(self, w: torch.Tensor) -> None:
-        log_scale, log_mu = fit(w, self.bits, self.log_scale.numel())
-        self.log_scale.copy_(log_scale)
-        self.log_mu.copy_(log_mu)
+        scales = self.log_scale.numel()
+        if self.mu is None:
+            log_scale, log_mu = fit(w, self.bits, scales)
+            self.log_scale.copy_(log_scale)
+            self.log_mu.copy_(log_mu)
+            return
+        self.log_mu.fill_(math.log(self.mu))
+        if self.fits_scale:
+            self.log_scale.copy_(fit_scale(w, self.normalized_centroids(), scales))
+        else:
+            self.log_scale.copy_(rows_and_peaks(w, scales)[1][:, 0].log())
 
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         # LSQ (arXiv 1902.08153, section 2.2): the gradient of a quantizer's parameter

@@ -1,7 +1,7 @@
 """The quantizers by the name that `gq_conf.method` selects them with."""
 
 import inspect
-from typing import Any, Dict, List, Type
+from typing import Any, Dict, Type
 
 from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.general import AnnealedQuantizer, GeneralQuantizer
@@ -23,10 +23,11 @@ METHODS: Dict[str, Type[Quantizer]] = {
 }
 
 
-def own_options(method: str) -> List[str]:
-    """Return the names of a method's options that other methods lack (method_conf)."""
+def own_options(method: str) -> Dict[str, Any]:
+    """Return the options (method_conf) only this method has, and their defaults."""
     parameters = inspect.signature(METHODS[method].__init__).parameters.values()
-    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    found = (p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in found}
 
 
 def create(method: str = "gq", forward: str = "auto", **options: Any) -> Quantizer:

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import far_field  # noqa: E402
 import grid  # noqa: E402
+import grid_allocation  # noqa: E402
+import grid_evaluate  # noqa: E402
 import grid_heavy  # noqa: E402
 import grid_queue  # noqa: E402
 import grid_report  # noqa: E402
@@ -73,6 +76,48 @@ def test_quantized_classes_and_rules_reach_the_config(declared):
     assert config["encoder_conf"]["gq_conf"] == {**conf, "rules": rules}
     assert config["decoder_conf"]["gq_conf"] == conf
     assert config["model"] == "gq_espnet"
+
+
+def test_widths_of_an_allocation_replace_those_of_the_cell(
+    declared, tmp_path, monkeypatch
+):
+    chosen = {"gq_conf": {"bits": 2, "rules": [{"pattern": "enc.*", "bits": 6}]}}
+    (tmp_path / "chosen.yaml").write_text(yaml.safe_dump({"encoder_conf": chosen}))
+    found = grid_allocation.read(tmp_path / "chosen.yaml")
+    monkeypatch.setattr(grid_run, "allocation", lambda *_: found)
+    place = grid_run.Workplace(tmp_path / "place", declared, None, 1)
+    cell = Cell("conformer", "trained", "gq", 4, "allocated_4", 1)
+    confs = place._gq_confs(cell)
+    assert confs["encoder"] == chosen["gq_conf"] and confs["model"] == {"bits": 4}
+    config = declared.cell_config(cell, confs)
+    assert config["encoder_conf"]["gq_conf"] == chosen["gq_conf"]
+
+
+def test_a_recalibrated_model_is_that_of_another_cell(declared, tmp_path):
+    cell = Cell("conformer", "trained", "gq", 2, "recalibrated", 1)
+    place = grid_run.Workplace(tmp_path, declared, None, 1)
+    assert not declared.trains(cell) and declared.trains(replace(cell, ablation=None))
+    with pytest.raises(grid_run.StepFailed, match="conformer-trained-gq-2b-s1"):
+        place._finished(cell)
+
+
+def test_batch_norm_statistics_are_those_of_the_data(tmp_path, monkeypatch):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(1)
+
+        def encode(self, speech, lengths):
+            return self.norm(speech.view(-1, 1))
+
+    model, speech = Model().eval(), torch.randn(6, 50) * 3 + 7
+    batches = [(s[None], torch.tensor([50]), None, None) for s in speech]
+    monkeypatch.setattr(grid_evaluate, "batches", lambda model, data: iter(batches))
+    grid_evaluate.recalibrate(model, tmp_path)
+    used = speech[::2]
+    torch.testing.assert_close(model.norm.running_mean[0], used.mean())
+    torch.testing.assert_close(model.norm.running_var[0], used.var(dim=1).mean())
+    assert not model.norm.training
 
 
 def test_methods_have_the_same_scales(declared):

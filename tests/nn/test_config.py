@@ -62,7 +62,9 @@ def test_nothing_means_the_defaults():
         ({"method": "dkm", "method_conf": {"tau": 1}}, ["'tau'", "temperature"]),
         ({"method": "dkm", "method_conf": {"temperature": "1"}}, ["a number from 0"]),
         ({"method": "dkm", "method_conf": 3}, ["method_conf is 3", "a mapping"]),
-        ({"method_conf": {"strength": 1}}, ["none with method 'gq'"]),
+        ({"method_conf": {"strength": 1}}, ["'strength'", "mu, train_mu, fit"]),
+        ({"method_conf": {"fit": 0}}, ["fit is 0", "true, false"]),
+        ({"method": "lsq", "method_conf": {"mu": 1}}, ["none with method 'lsq'"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(conf, words):

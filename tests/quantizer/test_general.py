@@ -73,6 +73,34 @@ def test_fitting_weights_that_are_not_finite_is_refused():
         GeneralQuantizer(4, 2)(torch.tensor([[1.0], [math.nan]]))
 
 
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_given_curvature_and_a_start_at_the_peak(granularity):
+    w = weights()
+    peak = w.abs().max() if granularity == "tensor" else w.abs().amax(1)
+    naive = GeneralQuantizer(3, 32, granularity, mu=255, fit=False)
+    fitted = GeneralQuantizer(3, 32, granularity, mu=255)
+    free = GeneralQuantizer(3, 32, granularity)
+    errors = [float((q(w) - w).square().sum()) for q in (free, fitted, naive)]
+    for quantizer in (naive, fitted):
+        assert quantizer.log_mu.exp().item() == pytest.approx(255, rel=1e-5)
+    torch.testing.assert_close(naive.log_scale.exp(), peak.expand_as(naive.log_scale))
+    hard = [float((q.quantize(w) - w).square().sum()) for q in (free, fitted, naive)]
+    assert hard[0] < hard[1] < hard[2] and min(errors) > 0
+
+
+def test_a_curvature_that_is_not_trained():
+    quantizer = GeneralQuantizer(5, 32, train_mu=False)
+    quantizer(weights()).square().sum().backward()
+    assert quantizer.log_mu.grad is None and quantizer.log_scale.grad is not None
+    assert set(quantizer.state_dict()) == set(GeneralQuantizer(5, 32).state_dict())
+
+
+@pytest.mark.parametrize("options", [dict(mu=0), dict(mu=9000), dict(fit=False)])
+def test_a_start_that_cannot_be_is_refused(options):
+    with pytest.raises(ValueError, match="allowed"):
+        GeneralQuantizer(5, 32, **options)
+
+
 def test_evaluation_result_is_kept_until_something_changes():
     quantizer = GeneralQuantizer(4, 32).eval()
     w = weights()

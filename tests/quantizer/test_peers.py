@@ -286,6 +286,7 @@ def test_free_centroids_get_their_gradient(forward):
 
 
 def test_options_of_a_method():
-    assert own_options("dkm") == ["temperature", "iterations", "tolerance"]
-    assert own_options("lloyd_max") == ["strength", "compress_every"]
-    assert all(own_options(m) == [] for m in ("gq", "uniform", "lsq", "free"))
+    assert list(own_options("dkm")) == ["temperature", "iterations", "tolerance"]
+    assert list(own_options("lloyd_max")) == ["strength", "compress_every"]
+    assert own_options("gq") == {"mu": None, "train_mu": True, "fit": True}
+    assert all(own_options(m) == {} for m in ("uniform", "lsq", "free"))
