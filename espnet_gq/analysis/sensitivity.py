@@ -53,6 +53,9 @@ from espnet_gq.quantizer import GeneralQuantizer
 FORMAT = "espnet_gq.sensitivity"
 VERSION = 1
 
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading contents of any other form can raise."""
+
 Loss = Callable[[Any], Tuple[torch.Tensor, int]]
 """Maps a batch to the mean loss of its utterances and their number."""
 
@@ -149,7 +152,7 @@ class Sensitivity:
             tensors = [_tensor_costs(t) for t in content.pop("tensors")]
             sensitivity = cls(**content, tensors=tensors)
             _check(sensitivity)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except DAMAGE as e:
             raise ValueError(f"{path} is damaged ({type(e).__name__}: {e})") from None
         return sensitivity
 
@@ -193,10 +196,11 @@ def _check(sensitivity: Sensitivity) -> None:
         *(sensitivity.unquantized[key] for key in ("numel", "bytes")),
     ]
     for tensor in sensitivity.tensors:
+        numbers.append(tensor.numel)
         for bits, cost in tensor.costs.items():
             if not 1 <= bits <= 8:
                 raise ValueError(f"{tensor.name} has {bits} bits")
-            numbers += [cost.loss, cost.second_order, cost.bytes]
+            numbers += [cost.loss, cost.second_order, cost.bytes, cost.scales]
     for number in numbers:
         if isinstance(number, bool) or not math.isfinite(number):
             raise ValueError(f"{number!r} is not a finite number")

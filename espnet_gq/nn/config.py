@@ -1,10 +1,11 @@
 """`gq_conf`: which layers are quantized, and to how many bits."""
 
 import fnmatch
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from espnet_gq.quantizer.annealing import Annealing
+from espnet_gq.quantizer.annealing import CURVES, Annealing
 from espnet_gq.quantizer.base import GRANULARITIES
 from espnet_gq.quantizer.general import FORWARDS, AnnealedQuantizer
 from espnet_gq.quantizer.methods import METHODS, own_options
@@ -14,25 +15,38 @@ class GQConfigError(ValueError):
     """A gq_conf that cannot be used: names the key, what was given, what is allowed."""
 
 
+def shown(value: Any) -> str:
+    """Return a value as a sentence quotes it: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_number(value: Any, kind: Any = (int, float)) -> bool:
+    """Return whether a value is a number that float can hold; no truth value."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return abs(value) <= sys.float_info.max  # NaN is not
+
+
 def _check_keys(where: str, given: Mapping, allowed: List[str]) -> None:
     for key in given:
         if key not in allowed:
             raise GQConfigError(
-                f"{where}: unknown key '{key}'; allowed: {', '.join(allowed)}"
+                f"{where}: unknown key {shown(key)}; allowed: {', '.join(allowed)}"
             )
 
 
 def _check_bits(where: str, bits: Any) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise GQConfigError(
-            f"{where}: bits is {bits!r}; allowed: a whole number from 1 to 8"
+            f"{where}: bits is {shown(bits)}; allowed: a whole number from 1 to 8"
         )
 
 
 def _check_choice(where: str, key: str, value: Any, allowed: Tuple[str, ...]) -> None:
     if value not in allowed:
         raise GQConfigError(
-            f"{where}: {key} is {value!r}; allowed: {', '.join(allowed)}"
+            f"{where}: {key} is {shown(value)}; allowed: {', '.join(allowed)}"
         )
 
 
@@ -61,17 +75,17 @@ class Rule:
     def __post_init__(self):
         if not isinstance(self.pattern, str) or not self.pattern:
             raise GQConfigError(
-                f"gq_conf.rules: pattern is {self.pattern!r}; allowed: a module-name "
-                'pattern such as "encoders.0.*"'
+                f"gq_conf.rules: pattern is {shown(self.pattern)}; allowed: a pattern "
+                'of names of modules such as "encoders.0.*"'
             )
-        where = f"gq_conf.rules, pattern '{self.pattern}'"
+        where = f"gq_conf.rules, pattern {shown(self.pattern)}"
         if self.bits is not None:
             _check_bits(where, self.bits)
         if self.granularity is not None:
             _check_choice(where, "granularity", self.granularity, GRANULARITIES)
         if not isinstance(self.float, bool):
             raise GQConfigError(
-                f"{where}: float is {self.float!r}; allowed: true, false"
+                f"{where}: float is {shown(self.float)}; allowed: true, false"
             )
         if self.float and (self.bits is not None or self.granularity is not None):
             raise GQConfigError(
@@ -128,7 +142,7 @@ class GQConfig:
         every = self.every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise GQConfigError(
-                f"gq_conf: every is {every!r}; allowed: a whole number from 1"
+                f"gq_conf: every is {shown(every)}; allowed: a whole number from 1"
             )
         _check_choice("gq_conf", "method", self.method, tuple(METHODS))
         if self.forward != "auto" and not issubclass(
@@ -155,7 +169,7 @@ class GQConfig:
             return cls()
         if not isinstance(conf, Mapping):
             raise GQConfigError(
-                f"gq_conf is {conf!r}; allowed: a mapping such as {{bits: 5}}"
+                f"gq_conf is {shown(conf)}; allowed: a mapping such as {{bits: 5}}"
             )
         _check_keys("gq_conf", conf, [f.name for f in fields(cls)])
         return cls(**conf)
@@ -193,13 +207,13 @@ def _method_conf(method: str, value: Any) -> Dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise GQConfigError(
-            f"gq_conf: method_conf is {value!r}; allowed: a mapping such as "
+            f"gq_conf: method_conf is {shown(value)}; allowed: a mapping such as "
             "{temperature: 0.1}"
         )
     allowed = own_options(method)
     if value and not allowed:
         raise GQConfigError(
-            f"gq_conf: method_conf is {dict(value)!r}; allowed: none with method "
+            f"gq_conf: method_conf is {shown(dict(value))}; allowed: none with method "
             f"'{method}'"
         )
     _check_keys("gq_conf.method_conf", value, list(allowed))
@@ -207,12 +221,14 @@ def _method_conf(method: str, value: Any) -> Dict[str, Any]:
         if isinstance(allowed[key], bool):
             if not isinstance(given, bool):
                 raise GQConfigError(
-                    f"gq_conf.method_conf: {key} is {given!r}; allowed: true, false"
+                    f"gq_conf.method_conf: {key} is {shown(given)}; allowed: true, "
+                    "false"
                 )
             continue
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or given < 0:
+        if not _is_number(given) or given < 0:
             raise GQConfigError(
-                f"gq_conf.method_conf: {key} is {given!r}; allowed: a number from 0"
+                f"gq_conf.method_conf: {key} is {shown(given)}; allowed: a number "
+                "from 0"
             )
     return dict(value)
 
@@ -224,20 +240,21 @@ def _annealing(value: Any) -> Annealing:
         return Annealing()
     if not isinstance(value, Mapping):
         raise GQConfigError(
-            f"gq_conf: annealing is {value!r}; allowed: a mapping such as "
+            f"gq_conf: annealing is {shown(value)}; allowed: a mapping such as "
             "{start: 3, end: 50}"
         )
     allowed = {f.name: f.type for f in fields(Annealing)}
     _check_keys("gq_conf.annealing", value, list(allowed))
     for key, given in value.items():
         whole = key in ("steps", "warmup_steps")
-        kind = str if key == "curve" else int if whole else (int, float)
         if given is None and key in ("start", "end", "steps"):
             continue
-        if isinstance(given, bool) or not isinstance(given, kind):
-            words = "text" if kind is str else "a whole number" if whole else "a number"
+        if key == "curve":
+            _check_choice("gq_conf.annealing", key, given, CURVES)
+        elif not _is_number(given, int if whole else (int, float)):
+            words = "a whole number" if whole else "a number"
             raise GQConfigError(
-                f"gq_conf.annealing: {key} is {given!r}; allowed: {words}"
+                f"gq_conf.annealing: {key} is {shown(given)}; allowed: {words}"
             )
     try:
         return Annealing(**value)
@@ -250,7 +267,7 @@ def _rules(value: Any) -> Tuple[Rule, ...]:
         return ()
     if isinstance(value, (str, Mapping)) or not isinstance(value, (list, tuple)):
         raise GQConfigError(
-            f"gq_conf: rules is {value!r}; allowed: a list of mappings such as "
+            f"gq_conf: rules is {shown(value)}; allowed: a list of mappings such as "
             '[{pattern: "encoders.0.*", bits: 8}]'
         )
     rules = []
@@ -260,14 +277,14 @@ def _rules(value: Any) -> Tuple[Rule, ...]:
             continue
         if not isinstance(item, Mapping):
             raise GQConfigError(
-                f"gq_conf.rules: {item!r} is not a rule; allowed: a mapping such as "
-                '{pattern: "encoders.0.*", bits: 8}'
+                f"gq_conf.rules: {shown(item)} is not a rule; allowed: a mapping such "
+                'as {pattern: "encoders.0.*", bits: 8}'
             )
         _check_keys("gq_conf.rules", item, [f.name for f in fields(Rule)])
         if "pattern" not in item:
             raise GQConfigError(
-                f"gq_conf.rules: {dict(item)!r} has no pattern; allowed: a mapping "
-                'such as {pattern: "encoders.0.*", bits: 8}'
+                f"gq_conf.rules: {shown(dict(item))} has no pattern; allowed: a "
+                'mapping such as {pattern: "encoders.0.*", bits: 8}'
             )
         rules.append(Rule(**item))
     return tuple(rules)

@@ -7,7 +7,8 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type, Union
 import torch
 from torch import nn
 
-from espnet_gq.nn.config import GQConfig, GQConfigError
+from espnet_gq.nn.config import GQConfig, GQConfigError, shown
+from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.layers import (
     QuantizedConv1d,
     QuantizedConv2d,
@@ -75,8 +76,8 @@ def prepare(
     for rule in config.rules:
         if not any(rule.matches(name, w) for name in layers for w in layers[name]):
             raise GQConfigError(
-                f"gq_conf.rules: pattern '{rule.pattern}' matches no layer; allowed: a "
-                f"pattern for one of {_examples(layers)}"
+                f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
+                f"allowed: a pattern for one of {_examples(layers)}"
             )
     for name, weights in layers.items():
         options = {w: config.quantizer_options(name, w) for w in weights}
@@ -112,6 +113,9 @@ def harden(module: nn.Module) -> nn.Module:
 
     The copy has float layers under float names: it needs no plugin, and its state dict
     loads into the float model.
+
+    Raises:
+        NotFiniteError: If a tensor holds NaN or infinite values; names it.
     """
     # A module may keep a result of its last forward pass (ESPnet's attention keeps its
     # weights); deepcopy refuses tensors with a history.
@@ -128,9 +132,15 @@ def harden_(module: nn.Module) -> nn.Module:
     """Harden in place; returns the module (its float form where it is a layer).
 
     Quantizers that were never used are fitted first.
+
+    Raises:
+        NotFiniteError: If a tensor holds NaN or infinite values; names it.
     """
     fit_quantizers(module)
-    for name, layer in list(quantized_layers(module)):
+    layers = list(quantized_layers(module))
+    if layers:
+        check_finite([*module.named_parameters(), *module.named_buffers()])
+    for name, layer in layers:
         if name == "":
             return layer.to_float()
         parent, _, child = name.rpartition(".")
@@ -159,14 +169,12 @@ def fit_quantizers(module: nn.Module, again: bool = False) -> None:
     """Fit the quantizers that have not been (or all of them) to their weights.
 
     Raises:
-        ValueError: If a weight is NaN or infinite; names the tensor.
+        NotFiniteError: If a weight is NaN or infinite; names the tensor.
     """
     for name, weight, quantizer in quantized_weights(module):
         if again or not quantizer.fitted:
-            try:
-                quantizer.fit(weight)
-            except ValueError as e:
-                raise ValueError(f"{name}: {e}") from None
+            check_finite([(name, weight)])
+            quantizer.fit(weight)
 
 
 @dataclass(frozen=True)

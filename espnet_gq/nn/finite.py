@@ -1,0 +1,42 @@
+"""Tensors with NaN or infinite values, by name."""
+
+from typing import Iterable, List, Tuple
+
+import torch
+
+SHOWN = 5
+"""At most so many tensors are named in a sentence."""
+
+
+class NotFiniteError(ValueError):
+    """Weights that are NaN or infinite: names their tensors."""
+
+
+def not_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> List[str]:
+    """Return the names of those that hold a NaN or infinite value."""
+    return [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point()
+        and tensor.device.type != "meta"
+        and not torch.isfinite(tensor).all()
+    ]
+
+
+def named(names: List[str]) -> str:
+    """Return names for a sentence, the first SHOWN of them."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> None:
+    """Refuse tensors that hold NaN or infinite values.
+
+    Raises:
+        NotFiniteError: If one does; names it.
+    """
+    found = not_finite(tensors)
+    if found:
+        raise NotFiniteError(
+            f"NaN or infinite values in {named(found)}; allowed: finite weights"
+        )
