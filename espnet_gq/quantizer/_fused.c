@@ -20,6 +20,7 @@
 #define TABLE (256 + 64) /* paddings on both sides, and room to read past the end */
 
 enum { SOFT = 0, HARD = 1 };
+enum { WITHOUT_A, WITH_A, WITH_A_MIRRORED };
 
 typedef struct {
     const float *w;     /* (rows, cols) */

@@ -73,17 +73,22 @@ typedef struct {
     VF a;            /* weight of its further centroid, that of the nearer being 1 */
 } NAME(place_t);
 
-INLINE NAME(place_t) NAME(place)(const pass_t *p, VF x, const int bits, int with_a) {
+INLINE NAME(place_t) NAME(place)(const pass_t *p, VF x, const int bits,
+                                 const int with_a) {
     NAME(place_t) r;
     r.k = NAME(interval)(p, x, bits);
     r.c0 = LOOKUP(p->c + 1, r.k, bits);
     r.c1 = LOOKUP(p->c + 2, r.k, bits);
-    if (!with_a) return r;
+    if (with_a == WITHOUT_A) return r;
     VF t = (x - r.c0) / (r.c1 - r.c0);
     t = SELECT(t < -OVERSHOOT, (VF){0} - OVERSHOOT, t);
     r.t = SELECT(t > 1.0f + OVERSHOOT, (VF){0} + (1.0f + OVERSHOOT), t);
     r.upper = r.t >= 0.5f;
     VF near = SELECT(r.upper, 1.0f - r.t, r.t);
+    if (with_a == WITH_A_MIRRORED) { /* outermost cells: as wide outside as inside */
+        near = SELECT(near < 0.0f, (VF){0} - near, near);
+        near = SELECT(near > 0.5f, (VF){0} + 0.5f, near);
+    }
     r.a = NAME(exp_negative)((2.0f * near - 1.0f) * p->alpha);
     return r;
 }
@@ -113,7 +118,7 @@ INLINE void NAME(forward_block)(const pass_t *p, span_t at, const int bits,
     for (int64_t i = 0; i < at.n; i += LANES) {
         const int n = at.n - i < LANES ? (int)(at.n - i) : LANES;
         VF x = NAME(load)(w + i, n) * at.inv;
-        NAME(place_t) r = NAME(place)(p, x, bits, mode == SOFT);
+        NAME(place_t) r = NAME(place)(p, x, bits, mode == SOFT ? WITH_A : WITHOUT_A);
         VF value;
         if (mode == HARD) {
             value = SELECT(x >= 0.5f * (r.c0 + r.c1), r.c1, r.c0);
@@ -135,13 +140,14 @@ INLINE void NAME(backward_block)(const pass_t *p, span_t at, const int bits,
     for (int64_t i = 0; i < at.n; i += LANES) {
         const int n = at.n - i < LANES ? (int)(at.n - i) : LANES;
         VF x = NAME(load)(w + i, n) * at.inv, g = NAME(load)(grad + i, n);
-        NAME(place_t) r = NAME(place)(p, x, bits, 1);
+        NAME(place_t) r =
+            NAME(place)(p, x, bits, mode == SOFT ? WITH_A : WITH_A_MIRRORED);
         VF d0 = LOOKUP(p->dc + 1, r.k, bits), d1 = LOOKUP(p->dc + 2, r.k, bits);
         VF slope;
         if (mode == HARD) {
             VI high = x >= 0.5f * (r.c0 + r.c1);
             slope = 2.0f * p->alpha * r.a / ((1.0f + r.a) * (1.0f + r.a));
-            slope = SELECT((r.t >= 0.0f) & (r.t <= 1.0f), slope, (VF){0});
+            slope = SELECT((r.t >= -0.5f) & (r.t <= 1.5f), slope, (VF){0});
             sum_scale += g * SELECT(high, r.c1, r.c0);
             sum_mu += g * SELECT(high, d1, d0);
         } else {

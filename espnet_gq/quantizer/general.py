@@ -16,7 +16,10 @@ SOFT_FROM_BITS = 4
 """From this width on the forward pass is soft; below, a soft pass leaves too large a
 soft-to-hard gap and its gradient dies, so the forward pass is hard and the backward
 pass takes the slope of the soft assignment."""
-ALPHA = {SOFT: (3.0, 50.0), HARD: (2.0, 4.0)}
+# First and last inverse temperature. The hard pass has no gap to close: its slope only
+# has to reach the weights, and on the evidence grid 1 to 2 ended at a lower validation
+# loss than 2 to 4 (1 bit: 0.27 against 0.39, 2 bits: 0.13 against 0.19).
+ALPHA = {SOFT: (3.0, 50.0), HARD: (1.0, 2.0)}
 FORWARDS = ("auto", "soft", "hard")
 
 

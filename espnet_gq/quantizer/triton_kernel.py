@@ -151,8 +151,11 @@ if triton is not None:
         d1 = tl.load(dc_ptr + k + 1)
         if HARD:
             high = x >= 0.5 * (c0 + c1)
-            slope = 2.0 * alpha * a / ((1.0 + a) * (1.0 + a))
-            slope = tl.where((t >= 0.0) & (t <= 1.0), slope, 0.0)
+            # The outermost cells are as wide outside as inside.
+            away = tl.minimum(tl.abs(tl.where(upper, 1.0 - t, t)), 0.5)
+            mirrored = tl.exp(-alpha * (1.0 - 2.0 * away))
+            slope = 2.0 * alpha * mirrored / ((1.0 + mirrored) * (1.0 + mirrored))
+            slope = tl.where((t >= -0.5) & (t <= 1.5), slope, 0.0)
             to_scale = tl.where(high, c1, c0)
             to_mu = tl.where(high, d1, d0)
         else:
