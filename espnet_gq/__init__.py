@@ -4,6 +4,7 @@
     espnet_gq.advance(module)                     count an optimizer step
     espnet_gq.harden(module)                      float copy, weights on centroids
     espnet_gq.pack(module)                        packed state dict
+    espnet_gq.Speech2Text.from_pretrained(model)  a shared ESPnet model, ready to decode
 
 `import espnet_gq.espnet` registers the quantized classes with ESPnet.
 """
@@ -12,6 +13,9 @@ from espnet_gq._version import __version__
 from espnet_gq.nn import GQConfig, GQConfigError, Rule, advance, harden, prepare
 from espnet_gq.packing import pack
 from espnet_gq.quantizer import Annealing, GeneralQuantizer
+
+_OF_ESPNET = ("Speech2Text", "Speech2TextStreaming")
+"""Found when they are asked for: importing this package does not import ESPnet."""
 
 __all__ = [
     "Annealing",
@@ -25,3 +29,15 @@ __all__ = [
     "pack",
     "prepare",
 ]
+
+
+def __getattr__(name: str):
+    if name in _OF_ESPNET:
+        from espnet_gq.espnet import pretrained
+
+        return getattr(pretrained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_OF_ESPNET})

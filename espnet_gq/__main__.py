@@ -13,8 +13,10 @@ import sys
 import types
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq._worker import PROGRAM
+from espnet_gq._worker import MODULE, PROGRAM
 from espnet_gq.nn import GQConfigError
+from espnet_gq.nn.finite import NotFiniteError
+from espnet_gq.packing import CheckpointError
 
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
@@ -75,11 +77,12 @@ def main() -> None:
     # A spawned process imports the main program by its spec's name before anything
     # else: this one registers the plugin there as well.
     os.environ[PROGRAM] = os.path.abspath(file)
+    os.environ[MODULE] = args[1] if args[0] == "-m" else ""
     program.__spec__ = importlib.util.find_spec("espnet_gq._worker")
     sys.modules["__main__"] = program
     try:
         exec(code, program.__dict__)
-    except GQConfigError as e:
+    except (GQConfigError, CheckpointError, NotFiniteError) as e:
         sys.exit(f"espnet_gq: error: {e}")
 
 

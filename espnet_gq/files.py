@@ -1,50 +1,136 @@
-"""Writing files aside: a reader sees the old file or the whole new one."""
+"""Writing files aside: a reader sees the old file or the whole new one.
+
+What a killed writer leaves has a hidden name that ends in SUFFIX; the next one to write
+to the same folder takes it away.
+"""
 
 import contextlib
+import fcntl
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Any, Iterator, Set, TextIO, Tuple, Union
 
 PathLike = Union[str, Path]
 
+SUFFIX = ".aside"
+_swept: Set[Path] = set()
+"""Folders that this process has cleared of leftovers."""
+
 
 @contextlib.contextmanager
-def written_aside(path: PathLike) -> Iterator[Path]:
+def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; move it into place at the end.
 
     After an exception within the block the temporary file is removed and `path` is as
     it was. Missing folders are made.
+
+    Args:
+        path: The file to write.
+        sync: Have it on the disk before it is moved, so that not even a power failure
+            leaves a part of it. Without, many small files are written sooner.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    if path.parent not in _swept:
+        remove_leftovers(path.parent)
+        _swept.add(path.parent)
+    handle, temporary = _create(path)
     try:
         yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        if sync:
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
         temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Remove what killed writers left in a folder."""
+    for path in Path(folder).glob(f".*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # of a living writer, or gone
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _create(path: Path) -> Tuple[int, Path]:
+    """Return a new file beside `path`: its handle, locked while we live, and name."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a folder's names on the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class AsideText:
+    """A UTF-8 text file to write to that appears at its path when it is closed.
+
+    Args:
+        path: The file to write.
+    """
+
+    def __init__(self, path: PathLike):
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(written_aside(path))
+            file = open(temporary, "w", encoding="utf-8")
+            self._file: TextIO = stack.enter_context(file)
+            self._stack = stack.pop_all()
+
+    def write(self, text: str) -> int:
+        """Write a part of the text; returns its length."""
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Move the file into place; after `discard` and a second time, do nothing."""
+        self._stack.close()
+
+    def discard(self) -> None:
+        """Remove what was written; the path is as it was."""
+        error = InterruptedError()
+        with contextlib.suppress(OSError):  # the disk may be full
+            self._stack.__exit__(type(error), error, None)
+
+    def __enter__(self) -> "AsideText":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def write_text(path: PathLike, text: str) -> None:
     """Write UTF-8 text aside and move it into place."""
-    with written_aside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with AsideText(path) as file:
+        file.write(text)
 
 
 def write_json(path: PathLike, value: Any) -> None:
     """Write JSON aside and move it into place."""
     write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,8 +1,10 @@
 import os
+import signal
 
 import pytest
 
-from espnet_gq.files import write_json, write_text, written_aside
+from espnet_gq import files
+from espnet_gq.files import AsideText, write_json, write_text, written_aside
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -23,3 +25,66 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
     write_json(path, {"bits": 5})
     assert path.read_text() == '{\n  "bits": 5\n}\n'
     assert path.stat().st_mode == usual.stat().st_mode
+
+
+def killed_writer(path):
+    """Have a process killed while it writes; return what it leaves."""
+    child = os.fork()
+    if child == 0:
+        with written_aside(path) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = [name for name in os.listdir(path.parent) if name != path.name]
+    return left
+
+
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pth"
+    left = killed_writer(path)
+    assert left.startswith(".checkpoint.pth.") and not path.exists()
+    others = [tmp_path / ".checkpoint.pth.swp", tmp_path / "notes.aside"]
+    for other in others:
+        other.write_text("of somebody else")
+    monkeypatch.setattr(files, "_swept", set())  # as another process
+    write_text(path, "whole\n")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+def test_what_a_living_writer_writes_stays(tmp_path):
+    with written_aside(tmp_path / "a") as temporary:
+        temporary.write_text("whole\n")
+        files.remove_leftovers(tmp_path)
+        assert temporary.exists()
+    assert (tmp_path / "a").read_text() == "whole\n"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, call):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "results.txt"
+    write_text(path, "old\n")
+    monkeypatch.setattr(*(os, call) if call == "fsync" else (files.Path, call), full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["results.txt"]
+
+
+def test_a_text_appears_when_it_is_closed(tmp_path):
+    path = tmp_path / "text"
+    file = AsideText(path)
+    file.write("one\n")
+    file.flush()
+    assert not path.exists()
+    file.close()
+    file.close()
+    assert path.read_text() == "one\n"
+    file = AsideText(path)
+    file.write("two\n")
+    file.discard()
+    file.close()
+    assert path.read_text() == "one\n"
+    assert os.listdir(tmp_path) == ["text"]

@@ -5,12 +5,13 @@ symbol is the first token and sos/eos the last, as ESPnet requires.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_gq.espnet.datadir import read_table
-from espnet_gq.files import write_text
+from espnet_gq.files import write_text, written_aside
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -40,12 +41,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     lines = [line for path in args.text for line in read_table(path).values()]
     train_txt = args.dir / "train.txt"
     write_text(train_txt, "\n".join(lines) + "\n")
+    model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             input=str(train_txt),
+            model_writer=model,
             vocab_size=args.nbpe,
             model_type=args.bpemode,
-            model_prefix=str(args.dir / "bpe"),
             character_coverage=args.bpe_char_cover,
             input_sentence_size=args.bpe_input_sentence_size,
             user_defined_symbols=args.bpe_nlsyms,
@@ -53,9 +55,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
     except RuntimeError as e:
         sys.exit(f"token_list: sentencepiece refused --nbpe {args.nbpe}: {e}")
-    vocab = (args.dir / "bpe.vocab").read_text(encoding="utf-8").splitlines()
-    pieces = [line.split("\t")[0] for line in vocab]
-    tokens = [p for p in pieces if p not in ("<unk>", "<s>", "</s>")]
+    with written_aside(args.dir / "bpe.model") as temporary:
+        temporary.write_bytes(model.getvalue())
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    scores = {trained.id_to_piece(i): trained.get_score(i) for i in range(len(trained))}
+    vocab = "".join(f"{piece}\t{score:g}\n" for piece, score in scores.items())
+    write_text(args.dir / "bpe.vocab", vocab)
+    tokens = [p for p in scores if p not in ("<unk>", "<s>", "</s>")]
     tokens = [args.blank, args.oov, *tokens, args.sos_eos]
     write_text(args.dir / "tokens.txt", "\n".join(tokens) + "\n")
     print(f"{args.dir / 'tokens.txt'}: {len(tokens)} tokens")

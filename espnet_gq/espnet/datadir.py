@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet_gq.files import write_text
+from espnet_gq.files import write_text, written_aside
 
 PathLike = Union[str, Path]
 Table = Dict[str, str]
@@ -129,8 +129,8 @@ def format_wav_scp(
         if (source / name).exists():
             write_table(target / name, read_table(source / name))
     write_spk2utt(target)
-    (target / "feats_type").write_text("raw\n")
-    (target / "audio_format").write_text(f"{audio_format}\n")
+    write_text(target / "feats_type", "raw\n")
+    write_text(target / "audio_format", f"{audio_format}\n")
     return len(jobs)
 
 
@@ -171,7 +171,7 @@ def filter_data_dir(
         if (source / name).exists():
             write_table(target / name, _only(read_table(source / name), keep))
     for name in ("feats_type", "audio_format"):
-        (target / name).write_text((source / name).read_text())
+        write_text(target / name, (source / name).read_text())
     write_spk2utt(target)
     return len(keep), len(samples)
 
@@ -212,7 +212,10 @@ def _convert(
         mono = soxr.resample(mono, rate, fs)
     output = target / "data" / f"{utt}.{audio_format}"
     limited = np.clip(mono, -1.0, 1.0)
-    soundfile.write(output, limited, fs, SUBTYPES[audio_format])
+    content = io.BytesIO()  # libsndfile would not tell of a full disk
+    soundfile.write(content, limited, fs, SUBTYPES[audio_format], format=audio_format)
+    with written_aside(output, sync=False) as temporary:
+        temporary.write_bytes(content.getvalue())
     return utt, str(output), len(limited)
 
 

@@ -1,29 +1,77 @@
 """Building a trained model from its files, packed or not."""
 
+import contextlib
+import functools
 import logging
 from pathlib import Path
-from typing import Optional, Union
+from types import ModuleType
+from typing import Any, Iterator, List, Mapping, Optional, Union
 
 import torch
 
+from espnet_gq._compat import tensors_only
 from espnet_gq.espnet.inference import serve_quantize_option
+from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.nn.prepare import harden_, quantized_weights
 from espnet_gq.packing import (
+    CheckpointError,
     is_packed,
+    load_object,
     load_packed,
-    load_state_dict,
+    quantized_names,
     unpack_state_dict,
 )
+from espnet_gq.packing.loading import first_mismatch
+from espnet_gq.quantizer.base import StateError
 from espnet_gq.runtime import available, skeleton
 
 
-def _read_packed(model_file: Union[str, Path]) -> Optional[dict]:
-    """Return the packed dict of a file, None where it is something else."""
+@contextlib.contextmanager
+def fitting(path: Union[str, Path]) -> Iterator[None]:
+    """Say in one sentence that the checkpoint loaded within does not fit the model.
+
+    Raises:
+        CheckpointError: In place of what torch, a quantizer or the packed format raise.
+    """
     try:
-        state = load_state_dict(model_file, mmap=True)
-    except (ValueError, OSError):
-        return None  # ESPnet says itself what is wrong with a file of its own kind
-    return state if is_packed(state) else None
+        yield
+    except CheckpointError as e:
+        message = str(e)
+        if str(path) not in message:
+            message = f"{path}: {message}"
+        raise CheckpointError(message) from None
+    except (StateError, NotFiniteError) as e:
+        raise CheckpointError(f"{path}: {e}") from None
+    except RuntimeError as e:
+        if "state_dict" not in str(e):
+            raise
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this configuration: {first_mismatch(e)}"
+        ) from None
+
+
+def _check_names(model: torch.nn.Module, loaded: Any) -> None:
+    """Refuse names that ESPnet, which does not look at them, would let pass.
+
+    Only where the model or the checkpoint is quantized: a float one is ESPnet's.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks tensors, or has others.
+    """
+    if not isinstance(loaded, Mapping) or not all(
+        map(torch.is_tensor, loaded.values())
+    ):
+        return
+    if not quantized_names(loaded) and not any(True for _ in quantized_weights(model)):
+        return
+    found = model.load_state_dict(loaded, strict=False)
+    missing = [name for name in found.missing_keys if "_quantizer." not in name]
+    for what, names in (("lacks", missing), ("also has", found.unexpected_keys)):
+        if names:
+            raise CheckpointError(
+                f"it is not a checkpoint of this configuration: it {what} "
+                f"{len(names)} tensors, such as '{names[0]}'"
+            )
 
 
 def extend_build_model_from_file(task) -> None:
@@ -44,33 +92,67 @@ def extend_build_model_from_file(task) -> None:
         model_file: Optional[Union[Path, str]] = None,
         device: str = "cpu",
     ):
-        packed = _read_packed(model_file) if model_file is not None else None
-        if packed is None:
-            model, args = original(cls, config_file, model_file, device)
-        else:
-            if config_file is None:
-                config_file = Path(model_file).parent / "config.yaml"
-            if torch.device(device).type == "cpu" and available():
-                serve_quantize_option()
-                with skeleton():
-                    model, args = original(cls, config_file, None, device)
-                return load_packed(model, model_file), args
-            state = unpack_state_dict(packed)
+        if model_file is None:
             model, args = original(cls, config_file, None, device)
-            model.load_state_dict(state)
-        unfitted = [
-            name
-            for name, _, quantizer in quantized_weights(model)
-            if not quantizer.fitted
-        ]
-        if unfitted and model_file is not None:
-            logging.warning(
-                f"{model_file} has no trained codebook for {len(unfitted)} tensors "
-                f"that the configuration quantizes (such as {unfitted[0]}): they are "
-                "fitted to the weights (post-training quantization)"
-            )
-        harden_(model)
+            return harden_(model), args
+        loaded = load_object(model_file, mmap=True)
+        with fitting(model_file):
+            if not is_packed(loaded):
+                with tensors_only():
+                    model, args = original(cls, config_file, model_file, device)
+                _check_names(model, loaded)
+            else:
+                if config_file is None:
+                    config_file = Path(model_file).parent / "config.yaml"
+                if torch.device(device).type == "cpu" and available():
+                    serve_quantize_option()
+                    with skeleton():
+                        model, args = original(cls, config_file, None, device)
+                    return load_packed(model, model_file), args
+                state = unpack_state_dict(loaded)
+                model, args = original(cls, config_file, None, device)
+                model.load_state_dict(state)
+            _warn_unfitted(model, model_file)
+            harden_(model)
         return model, args
 
     build_model_from_file.gq = True
     task.build_model_from_file = classmethod(build_model_from_file)
+
+
+def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None:
+    unfitted: List[str] = [
+        name for name, _, quantizer in quantized_weights(model) if not quantizer.fitted
+    ]
+    if unfitted:
+        logging.warning(
+            f"{model_file} has no trained codebook for {len(unfitted)} tensors that "
+            f"the configuration quantizes (such as {unfitted[0]}): they are fitted to "
+            "the weights (post-training quantization)"
+        )
+
+
+def check_init_param(module: ModuleType) -> None:
+    """Let `--init_param` say in one sentence what is wrong with its checkpoint.
+
+    Args:
+        module: One of those that hold ESPnet's `load_pretrained_model`.
+    """
+    original = module.load_pretrained_model
+    if getattr(original, "gq", False):
+        return
+
+    @functools.wraps(original)
+    def load_pretrained_model(init_param: str, *args, **kwargs):
+        path = init_param.split(":")[0]
+        if is_packed(load_object(path, mmap=True)):
+            raise CheckpointError(
+                f"{path} is packed; allowed as --init_param: a checkpoint of a "
+                "training, or the float form of the packed one (python -m "
+                "espnet_gq.bin.pack --format float)"
+            )
+        with fitting(path), tensors_only():
+            return original(init_param, *args, **kwargs)
+
+    load_pretrained_model.gq = True
+    module.load_pretrained_model = load_pretrained_model

@@ -1,12 +1,18 @@
 """Makes ESPnet know the quantized classes, the trainer and the packed checkpoint."""
 
+import argparse
 import importlib.abc
 import importlib.util
 import sys
 from types import ModuleType
 from typing import Dict
 
-from espnet_gq._compat import ASR_TASK_MODULES, TRANSDUCER_TASK_MODULES
+from espnet_gq._compat import (
+    ASR_TASK_MODULES,
+    INIT_PARAM_MODULES,
+    LIGHTNING_CLASSES,
+    TRANSDUCER_TASK_MODULES,
+)
 from espnet_gq.espnet.transducer_loss import provide_when_missing
 
 
@@ -79,16 +85,51 @@ def register_transducer(task_module: ModuleType) -> None:
 
 
 def _extend(task: type) -> None:
+    from espnet_gq.espnet.aside import write_config_aside
+    from espnet_gq.espnet.audio import check_before_decoding
     from espnet_gq.espnet.loading import extend_build_model_from_file
+    from espnet_gq.espnet.options import check_at_start
     from espnet_gq.espnet.trainer import GQTrainer
 
     task.trainer = GQTrainer
+    check_at_start(task)
+    write_config_aside(task)
     extend_build_model_from_file(task)
+    check_before_decoding(task)
+
+
+def register_lightning(module: ModuleType) -> None:
+    """Register with one of ESPnet's Lightning modules (see LIGHTNING_CLASSES)."""
+    import torch
+
+    from espnet_gq.espnet.lightning import bring_callback
+
+    bring_callback(getattr(module, dict(LIGHTNING_CLASSES)[module.__name__]))
+    # Lightning stores ESPnet's options in its checkpoints. torch.load, which runs no
+    # code of a checkpoint, would refuse to read them: no resuming and no averaging.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def register_results(module: ModuleType) -> None:
+    """Register with espnet2.fileio.datadir_writer."""
+    from espnet_gq.espnet.aside import write_results_aside
+
+    write_results_aside(module)
+
+
+def register_init_param(module: ModuleType) -> None:
+    """Register with one of the modules that load --init_param (INIT_PARAM_MODULES)."""
+    from espnet_gq.espnet.loading import check_init_param
+
+    check_init_param(module)
 
 
 REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
 REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
-"""ESPnet's task modules, and what to do once one of them is imported."""
+REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
+REGISTER.update({name: register_init_param for name in INIT_PARAM_MODULES})
+REGISTER["espnet2.fileio.datadir_writer"] = register_results
+"""ESPnet's modules to extend, and what to do once one of them is imported."""
 
 
 def _add(choices, classes: Dict[str, type]) -> None:
@@ -119,7 +160,7 @@ class _RegisterAfter(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Puts _RegisterAfter around the loaders of ESPnet's task modules."""
+    """Puts _RegisterAfter around the loaders of the modules of REGISTER."""
 
     def __init__(self):
         self.searching = False
@@ -138,7 +179,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register_when_imported() -> None:
-    """Register now with the task modules already imported, else at their import.
+    """Register now with the modules already imported, else at their import.
 
     Also provides the transducer loss where `warprnnt_pytorch` is missing.
     """

@@ -9,11 +9,15 @@ the first batch of a validation and every batch of training.
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_gq.espnet.checkpointing import CHECKPOINT, finish_epoch, safe_files
+from espnet_gq.espnet.gradients import named_when_not_finite
+from espnet_gq.espnet.loading import fitting
+from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
 from espnet_gq.quantizer import Quantizer
 
@@ -53,22 +57,86 @@ def _check_options(quantizers: List[Quantizer], options) -> None:
                 )
 
 
+def start_annealing(model: torch.nn.Module) -> None:
+    """Begin a new annealing on the weights as they now are.
+
+    Raises:
+        ValueError: If a weight is NaN or infinite; names the tensor.
+    """
+    quantizers = _quantizers(model)
+    for quantizer in quantizers:
+        quantizer.step = 0
+        quantizer.total_steps = quantizer.annealing.steps or 0
+    fit_quantizers(model)
+    weights = sum(w.numel() for _, w, _ in quantized_weights(model))
+    total = sum(p.numel() for p in model.parameters())
+    logging.info(
+        f"GQ: {len(quantizers)} tensors with {weights:,} of {total:,} parameters "
+        f"({100 * weights / total:.1f}%) quantized to "
+        f"{progress(model).effective_bits:.2f} bits"
+    )
+
+
+def set_total_steps(quantizers: List[Quantizer], total: Optional[int]) -> None:
+    """Let the annealing last as long as the training where nothing else is said.
+
+    Args:
+        quantizers: Those of the model.
+        total: Optimizer steps of the whole training, None where that is unknown.
+
+    Raises:
+        ValueError: If the length of the training is unknown.
+    """
+    if total is None:
+        raise ValueError(
+            "gq_conf.annealing: steps is not set and the length of an epoch is "
+            "unknown; allowed: a number of optimizer steps"
+        )
+    logging.info(f"GQ: annealing over {total} optimizer steps")
+    for quantizer in quantizers:
+        quantizer.total_steps = quantizer.total_steps or total
+
+
+def figures(model: torch.nn.Module) -> Dict[str, Any]:
+    """Return what is reported of the annealing, by the names of the log."""
+    return {f"gq_{k}": v for k, v in dataclasses.asdict(progress(model)).items()}
+
+
 class GQTrainer(Trainer):
     """ESPnet's trainer; for a model with quantized layers, also its annealing.
 
-    Models without quantized layers train as with ESPnet's own trainer.
+    Models without quantized layers train as with ESPnet's own trainer. Files are
+    written aside, an interrupted training resumes exactly (`checkpointing`), and what
+    is not finite is named (`gradients`).
     """
 
     @classmethod
     def run(cls, model, optimizers, trainer_options, **kwargs) -> None:
         """Perform training; arguments as ESPnet's `Trainer.run`."""
+        options = trainer_options
+        with safe_files(plots=options.use_matplotlib):
+            checkpoint = Path(options.output_dir) / CHECKPOINT
+            if options.resume and checkpoint.exists():
+                distributed = kwargs["distributed_option"]
+                first = not distributed.distributed or distributed.dist_rank == 0
+                options = finish_epoch(options, write=first)
+            cls._run(model, optimizers, options, **kwargs)
+
+    @staticmethod
+    def resume(checkpoint, **kwargs) -> None:
+        """Continue from a checkpoint; arguments as ESPnet's `Trainer.resume`."""
+        with fitting(checkpoint):
+            Trainer.resume(checkpoint=checkpoint, **kwargs)
+
+    @classmethod
+    def _run(cls, model, optimizers, trainer_options, **kwargs) -> None:
         handles = []
         quantizers = _quantizers(model)
         if quantizers:
             _check_options(quantizers, trainer_options)
-            checkpoint = Path(trainer_options.output_dir) / "checkpoint.pth"
+            checkpoint = Path(trainer_options.output_dir) / CHECKPOINT
             if not (trainer_options.resume and checkpoint.exists()):
-                cls._start(model, quantizers)
+                start_annealing(model)
             handles.append(
                 optimizers[0].register_step_post_hook(
                     lambda *_: [q.advance() for q in quantizers]
@@ -86,40 +154,14 @@ class GQTrainer(Trainer):
                 handle.remove()
 
     @classmethod
-    def _start(cls, model, quantizers: List[Quantizer]) -> None:
-        """Begin a new annealing on the weights as they now are."""
-        for quantizer in quantizers:
-            quantizer.step = 0
-            quantizer.total_steps = quantizer.annealing.steps or 0
-        fit_quantizers(model)
-        weights = sum(w.numel() for _, w, _ in quantized_weights(model))
-        total = sum(p.numel() for p in model.parameters())
-        logging.info(
-            f"GQ: {len(quantizers)} tensors with {weights:,} of {total:,} parameters "
-            f"({100 * weights / total:.1f}%) quantized to "
-            f"{progress(model).effective_bits:.2f} bits"
-        )
-
-    @classmethod
     def _set_total_steps(cls, quantizers, iterator, options) -> None:
-        """Let the annealing last as long as the training where nothing else is said.
-
-        Raises:
-            ValueError: If the length of an epoch is unknown.
-        """
         if all(q.total_steps for q in quantizers):
             return
         try:
-            batches = len(iterator)
+            total = max(len(iterator) // options.accum_grad * options.max_epoch, 1)
         except TypeError:
-            raise ValueError(
-                "gq_conf.annealing: steps is not set and the length of an epoch is "
-                "unknown; allowed: a number of optimizer steps"
-            ) from None
-        total = max(batches // options.accum_grad * options.max_epoch, 1)
-        logging.info(f"GQ: annealing over {total} optimizer steps")
-        for quantizer in quantizers:
-            quantizer.total_steps = quantizer.total_steps or total
+            total = None
+        set_total_steps(quantizers, total)
 
     @classmethod
     def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:
@@ -133,28 +175,26 @@ class GQTrainer(Trainer):
                 reporter.register({"gq_temperature": sum(alphas) / len(alphas)})
 
             iterator = _Observed(iterator, report)
-        return super().train_one_epoch(
-            model=model,
-            iterator=iterator,
-            reporter=reporter,
-            options=options,
-            **kwargs,
-        )
+        with named_when_not_finite(model):
+            return super().train_one_epoch(
+                model=model,
+                iterator=iterator,
+                reporter=reporter,
+                options=options,
+                **kwargs,
+            )
 
     @classmethod
     def validate_one_epoch(cls, model, iterator, reporter, **kwargs) -> None:
         """Validate; arguments as ESPnet's `Trainer.validate_one_epoch`."""
         if _quantizers(model):
+            check_finite(model.named_parameters())  # before they become a checkpoint
 
             def report(index: int) -> None:
                 if index == 0:
-                    reporter.register(_figures(model))
+                    reporter.register(figures(model))
 
             iterator = _Observed(iterator, report)
         super().validate_one_epoch(
             model=model, iterator=iterator, reporter=reporter, **kwargs
         )
-
-
-def _figures(model: torch.nn.Module) -> Dict[str, Any]:
-    return {f"gq_{k}": v for k, v in dataclasses.asdict(progress(model)).items()}

@@ -4,9 +4,11 @@ from torch import nn
 
 from espnet_gq.nn.prepare import fit_quantizers
 from espnet_gq.packing.checkpoint import (
+    CheckpointError,
     PackedFormatError,
     harden_state_dict,
     is_packed,
+    load_object,
     load_state_dict,
     pack_state_dict,
     save,
@@ -21,11 +23,13 @@ from espnet_gq.packing.stored import (
 )
 
 __all__ = [
+    "CheckpointError",
     "PackedFormatError",
     "QUANTIZER_KEYS",
     "StoredQuantizer",
     "harden_state_dict",
     "is_packed",
+    "load_object",
     "load_packed",
     "load_state_dict",
     "pack",

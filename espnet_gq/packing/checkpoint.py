@@ -44,6 +44,7 @@ import torch
 
 from espnet_gq._version import __version__
 from espnet_gq.files import written_aside
+from espnet_gq.nn.finite import check_finite, not_finite
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.packing.stored import (
     StateDict,
@@ -67,7 +68,11 @@ DTYPES = {
 }
 
 
-class PackedFormatError(ValueError):
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not this model's: says why."""
+
+
+class PackedFormatError(CheckpointError):
     """A packed checkpoint that cannot be read: says what is wrong with it."""
 
 
@@ -75,8 +80,10 @@ def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
     """Return the float state dict of a QAT one: snapped weights, float names.
 
     Raises:
+        NotFiniteError: If a tensor holds NaN or infinite values; names it.
         ValueError: If a quantizer was never fitted.
     """
+    check_finite(state.items())
     names = set(quantized_names(state))
     hardened = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
     for name in names:
@@ -89,9 +96,11 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
     """Return the packed form of a QAT state dict.
 
     Raises:
+        NotFiniteError: If a tensor holds NaN or infinite values; names it.
         ValueError: If the state dict has no quantized tensor, one was never fitted,
             or a tensor has a type that the format does not know.
     """
+    check_finite(state.items())
     names = set(quantized_names(state))
     if not names:
         raise ValueError(
@@ -301,7 +310,11 @@ def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tenso
             raise PackedFormatError(f"unknown type {entry['dtype']!r}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
-        value = torch.from_numpy(raw).view(dtype).view(shape)
+        value = torch.empty(shape, dtype=dtype)  # torch views no array without values
+        if numel:
+            value = torch.from_numpy(raw).view(dtype).view(shape)
+        if not_finite([(name, value)]):
+            raise PackedFormatError("it holds NaN or infinite values")
     data.take(-(data.at - start) % 4)
     return name, value
 
@@ -329,34 +342,50 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 
 def save(obj: Any, path: Union[str, Path]) -> None:
     """Write with `torch.save` to a temporary file beside `path`, then rename it."""
-    with written_aside(path) as temporary:
-        torch.save(obj, temporary)
+    # torch.save writes a file's name into it, and that of the temporary one is random.
+    with written_aside(path) as temporary, open(temporary, "wb") as file:
+        torch.save(obj, file)
 
 
-def load_state_dict(path: Union[str, Path], mmap: Optional[bool] = None) -> Any:
+def load_object(path: Union[str, Path], mmap: bool = False) -> Any:
+    """Read a file of `torch.save` without running code from it.
+
+    Args:
+        path: The file.
+        mmap: Map it instead of reading it, where its kind allows.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or holds more than tensors and primitives.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        mmap = mmap and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); allowed: "
+            "a file of plain tensors written by torch.save"
+        ) from None
+
+
+def load_state_dict(path: Union[str, Path], mmap: bool = False) -> Any:
     """Read a checkpoint's state dict without running code from it.
 
     Args:
         path: A file of `torch.save`: float, QAT, packed, or ESPnet's checkpoint.pth.
-        mmap: Map the file instead of reading it (None: as torch does).
+        mmap: Map the file instead of reading it, where its kind allows.
 
     Returns:
         The state dict, or the packed dict (see `is_packed`).
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not such a checkpoint.
+        CheckpointError: If the file is not such a checkpoint.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        obj = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); allowed: "
-            "a file of plain tensors written by torch.save"
-        ) from None
+    obj = load_object(path, mmap)
     if is_packed(obj):
         return obj
     if isinstance(obj, Mapping) and isinstance(obj.get("model"), Mapping):
@@ -364,7 +393,7 @@ def load_state_dict(path: Union[str, Path], mmap: Optional[bool] = None) -> Any:
     if not isinstance(obj, Mapping) or not all(
         torch.is_tensor(v) for v in obj.values()
     ):
-        raise ValueError(
+        raise CheckpointError(
             f"{path} does not hold a state dict; allowed: a dict of tensors as ESPnet "
             "writes it"
         )

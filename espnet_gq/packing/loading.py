@@ -8,7 +8,9 @@ from typing import IO, Any, Dict, Iterator, Mapping, Optional, Union
 import torch
 from torch import nn
 
+from espnet_gq.nn.prepare import quantized_layers
 from espnet_gq.packing.checkpoint import (
+    CheckpointError,
     PackedFormatError,
     QuantizedTensor,
     is_packed,
@@ -57,14 +59,14 @@ def load_packed(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a packed checkpoint, or not this model's.
+        CheckpointError: If it is not a packed checkpoint, or not this model's.
         PackedFormatError: If it is damaged, hostile or of another version.
     """
     if isinstance(source, Mapping):
         return _load(model, source, None, mode)
     packed = load_state_dict(source, mmap=True)
     if not is_packed(packed):
-        raise ValueError(
+        raise CheckpointError(
             f"{source} is not a packed checkpoint; allowed: what pack wrote"
         )
     if not torch.is_tensor(packed.get("data")):
@@ -75,7 +77,7 @@ def load_packed(
     except PackedFormatError as e:
         raise PackedFormatError(f"{source}: {e}") from None
     except ValueError as e:
-        raise ValueError(f"{source}: {e}") from None
+        raise CheckpointError(f"{source}: {e}") from None
 
 
 def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
@@ -92,7 +94,7 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
     try:
         found = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as e:  # of another shape
-        raise ValueError(" ".join(str(e).split())) from None
+        raise ValueError(first_mismatch(e)) from None
     missing = [name for name in found.missing_keys if "_quantizer." not in name]
     for what, names in (("lacks", missing), ("also has", found.unexpected_keys)):
         if names:
@@ -100,7 +102,9 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
                 f"it {what} {len(names)} tensors compared with the model, such as "
                 f"'{names[0]}'"
             )
-    install(model, _by_layer(model, weights))
+    by_layer = _by_layer(model, weights)
+    _check_bits(model, by_layer)
+    install(model, by_layer)
     for module in model.modules():
         # Some of ESPnet's decoders remember the device they were built on.
         if getattr(module, "device", None) == torch.device("meta"):
@@ -110,6 +114,29 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
             raise ValueError(f"it has no weight for '{name}', which is to be quantized")
     set_mode(model, mode)
     return model
+
+
+def _check_bits(
+    model: nn.Module, weights: Mapping[str, Mapping[str, PackedWeight]]
+) -> None:
+    """Refuse weights of other widths than the model was prepared for."""
+    for layer, module in quantized_layers(model):
+        for name, _, quantizer in module.quantized():
+            weight = weights.get(layer, {}).get(name)
+            if weight is not None and weight.bits != quantizer.bits:
+                raise ValueError(
+                    f"{layer}.{name} has {weight.bits} bits in the file and "
+                    f"{quantizer.bits} in the configuration; use the gq_conf of its "
+                    "training"
+                )
+
+
+def first_mismatch(error: RuntimeError) -> str:
+    """Return what `load_state_dict` raised as one sentence instead of a list."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    lines = [line for line in lines[1:] if line] or lines[:1]
+    first = lines[0] if len(lines[0]) <= 300 else lines[0][:297] + "..."
+    return first + (f", and {len(lines) - 1} more like it" if len(lines) > 1 else "")
 
 
 def _by_layer(

@@ -5,7 +5,8 @@ from typing import Dict, List, Mapping, Optional, Set
 
 import torch
 
-from espnet_gq.quantizer.function import scale_pair
+from espnet_gq.quantizer.base import StateError, read_state
+from espnet_gq.quantizer.function import LOG_SCALES, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
 
 StateDict = Dict[str, torch.Tensor]
@@ -80,7 +81,12 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
             f"{name} has a quantizer without all of its tensors; allowed: "
             "saved_state, log_scale, and log_mu or codebook"
         )
-    bits, fitted = (round(v) for v in saved.tolist()[:2])
+    try:
+        bits, fitted, _, _ = read_state(saved)
+        if not 1 <= bits <= 8:
+            raise StateError(f"it has {bits} bits; allowed: 1 to 8")
+    except StateError as e:
+        raise StateError(f"the quantizer of {name}: {e}") from None
     if not fitted:
         raise ValueError(
             f"{name} has never been quantized in training; allowed: a checkpoint that "
@@ -88,6 +94,7 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
         )
     if own is not None:
         own = own.float().sort().values
+    log_scale = log_scale.float().clamp(*LOG_SCALES)
     return StoredQuantizer(
-        bits, log_scale.float(), None if log_mu is None else log_mu.float(), own
+        bits, log_scale, None if log_mu is None else log_mu.float(), own
     )

@@ -45,7 +45,7 @@ class Annealing:
             )
         if self.curve not in CURVES:
             raise ValueError(
-                f"annealing.curve is '{self.curve}'; allowed: {', '.join(CURVES)}"
+                f"annealing.curve is {self.curve!r}; allowed: {', '.join(CURVES)}"
             )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"annealing.steps is {self.steps}; allowed: 1 or more")

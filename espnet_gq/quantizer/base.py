@@ -17,6 +17,27 @@ STATISTICS_SAMPLE = 2**17
 GRANULARITIES = ("tensor", "gate", "channel")
 
 
+class StateError(ValueError):
+    """A quantizer's saved state that is not this quantizer's, or no state at all."""
+
+
+def read_state(saved: torch.Tensor) -> Tuple[int, bool, int, int]:
+    """Return bits, fitted, step and total steps of a `saved_state`.
+
+    The mean of several states, which averaging checkpoints makes, is one as well.
+
+    Raises:
+        StateError: If it is none.
+    """
+    if saved.numel() != 4 or not torch.isfinite(saved).all():
+        raise StateError(
+            f"its saved_state is {saved.flatten().tolist()[:8]}; allowed: four finite "
+            "numbers"
+        )
+    bits, fitted, step, total_steps = (round(v) for v in saved.tolist())
+    return bits, bool(fitted), step, total_steps
+
+
 class Quantizer(nn.Module):
     """Scales and a codebook for one weight tensor: a hard weight is s * c[index].
 
@@ -63,7 +84,7 @@ class Quantizer(nn.Module):
         self.annealing = annealing.resolve(*self.alpha_range)
         self.every = every
         size = {"tensor": 1, "gate": gates, "channel": channels}[granularity]
-        self.log_scale = nn.Parameter(torch.zeros(size))
+        self.log_scale = nn.Parameter(torch.zeros(max(size, 1)))
         # The live values are Python numbers, so that no step waits for a GPU; the
         # buffer (bits, fitted, step, total steps) is written when a state dict is
         # taken. It is float because ESPnet's checkpoint averaging sums integers.
@@ -187,7 +208,7 @@ class Quantizer(nn.Module):
         of a centroid; "numel": number of weights. Large tensors are sampled.
         """
         numel = w.numel()
-        w = w.detach().reshape(w.shape[0], -1)
+        w = w.detach().flatten(1)
         w = w[:, :: max(1, numel // STATISTICS_SAMPLE)].contiguous()
         hard = self.quantize(w).double()
         soft = self._soft(w).double()
@@ -206,6 +227,16 @@ class Quantizer(nn.Module):
 
     # --- state -----------------------------------------------------------------------
 
+    def _apply(self, fn, *args, **kwargs):
+        # A module converted to half precision keeps its quantizers in float32: 16 bits
+        # hold neither ln s to a small part of a gap nor the number of a step.
+        def convert(t: torch.Tensor) -> torch.Tensor:
+            new = fn(t)
+            half = new.is_floating_point() and new.element_size() < 4
+            return t.to(new.device) if half else new
+
+        return super()._apply(convert, *args, **kwargs)
+
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         values = [self.bits, float(self.fitted), self.step, self.total_steps]
         self.saved_state.copy_(torch.tensor(values))
@@ -216,16 +247,19 @@ class Quantizer(nn.Module):
     ):
         saved = state_dict.get(prefix + "saved_state")
         if saved is not None:
-            bits, fitted, step, total_steps = (round(v) for v in saved.tolist())
+            try:
+                bits, fitted, step, total_steps = read_state(saved)
+            except StateError as e:
+                raise StateError(f"{prefix[:-1]}: {e}") from None
             if bits != self.bits:
-                errors.append(
+                # Raised, not added to torch's list of errors: one sentence is enough.
+                raise StateError(
                     f"{prefix[:-1]} has {bits} bits in the checkpoint and {self.bits} "
                     "in the configuration; use the same gq_conf, or start from the "
                     "float form of the checkpoint (python -m espnet_gq.bin.pack "
-                    "--format float)."
+                    "--format float)"
                 )
-                return
-            self.fitted, self.step, self.total_steps = bool(fitted), step, total_steps
+            self.fitted, self.step, self.total_steps = fitted, step, total_steps
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )

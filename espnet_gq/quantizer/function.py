@@ -12,6 +12,8 @@ from espnet_gq.quantizer import assignment, fused, triton_kernel
 from espnet_gq.quantizer.mulaw import codebook
 
 SOFT, HARD = fused.SOFT, fused.HARD
+LOG_SCALES = (-80.0, 88.0)
+"""Least and most ln s: s and 1 / s are ordinary float32 numbers."""
 
 
 def _work(w: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -26,10 +28,10 @@ def scale_pair(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return s and 1 / s, shape (rows, 1) or (1, 1).
 
-    The exponential is taken in float64 and rounded, so that every machine reads the
-    same s from a packed ln s.
+    ln s is limited to LOG_SCALES. The exponential is taken in float64 and rounded, so
+    that every machine reads the same s from a packed ln s.
     """
-    scale = log_scale.detach().double().exp().to(dtype).view(-1, 1)
+    scale = log_scale.detach().double().clamp(*LOG_SCALES).exp().to(dtype).view(-1, 1)
     return scale, scale.reciprocal()
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,14 +21,7 @@ from espnet_gq.nn.prepare import quantizable, quantized_weights
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 SYNTHETIC = ROOT / "egs2/fsdd_gq/asr1/synthetic"
-ONE_JOB = ("--nj", "1", "--inference_nj", "1")
 RECIPES = ("fsdd_gq", "librispeech_gq")
-# The smallest models that have every kind of layer.
-TINY = (
-    "--max_epoch 1 --encoder_conf output_size=16 --encoder_conf linear_units=16 "
-    "--encoder_conf num_blocks=1 --decoder_conf linear_units=16 --num_workers 0 "
-    "--keep_nbest_models 1 --num_att_plot 0"
-)
 
 
 def work_folder(recipe, target):
@@ -39,14 +33,14 @@ def work_folder(recipe, target):
     return target
 
 
-def run(folder, *args, **env):
-    """Run ./run.sh and return (exit status, what it printed)."""
+def bash(folder, command, **env):
+    """Run a command of bash and return (exit status, what it printed)."""
     environment = {k: v for k, v in os.environ.items() if k not in ("DATA", "FSDD")}
     environment.pop("ESPNET_ROOT", None)
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
-        ["bash", "./run.sh", *args],
+        ["bash", "-c", command],
         cwd=folder,
         env={**environment, **env},
         stdout=subprocess.PIPE,
@@ -54,6 +48,11 @@ def run(folder, *args, **env):
         text=True,
     )
     return done.returncode, done.stdout
+
+
+def run(folder, *args, **env):
+    """Run ./run.sh and return (exit status, what it printed)."""
+    return bash(folder, shlex.join(["bash", "./run.sh", *args]), **env)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def fsdd(tmp_path_factory, digits):
         (["--use_lm", "true"], "a language model (stages 6-8, --use_lm true) needs"),
         (["--speed_perturb_factors", "0.9 1.0"], "speed perturbation (stage 2) needs"),
         (["--stage", "7", "--stop_stage", "8"], "stage 7 needs"),
-        (["--stage", "15"], "stage 15 needs"),
+        (["--skip_upload_hf", "false"], "--hf_repo is ''; stage 15 needs user/model"),
         (["--token_type", "phn"], "--token_type phn needs"),
         (["--valid_set", "train"], "--train_set and --valid_set must differ"),
     ],
@@ -222,44 +221,80 @@ def test_the_shipped_sample_makes_all_sets(tmp_path):
         assert speakers == set("12345678")
 
 
-@pytest.mark.timeout(600)
-def test_float_and_gq_through_the_stages(fsdd):
-    def stages(first, last, *more):
-        status, out = run(
-            fsdd,
-            "--stage",
-            first,
-            "--stop_stage",
-            last,
-            *ONE_JOB,
-            "--asr_args",
-            TINY,
-            *more,
-        )
-        assert status == 0, out
-        return out
+# What makes a training of the README's commands end in seconds; they run as written.
+SMALL = {
+    "encoder_conf": {"output_size": 16, "linear_units": 16, "num_blocks": 1},
+    "decoder_conf": {"linear_units": 16},
+    "max_epoch": 1,
+    "num_workers": 0,
+    "keep_nbest_models": 1,
+    "num_att_plot": 0,
+}
 
-    float_exp, gq_exp = "exp/float", "exp/gq"
-    decode = ["--test_sets", "test_clean", "--inference_tag", "decode"]
-    decode += ["--inference_args", "--maxlenratio -5 --beam_size 1"]
-    out = stages("10", "11", "--asr_exp", float_exp)
-    assert "epoch 1: train loss=" in out
-    gq = ["--asr_exp", gq_exp, "--asr_config", "conf/train_asr_conformer_gq_fsdd.yaml"]
-    gq += ["--pretrained_model", f"{float_exp}/valid.acc.ave.pth"]
-    out = stages("11", "14", *gq, *decode, "--skip_packing", "false")
-    assert "|decode/test_clean|" in (fsdd / gq_exp / "RESULTS.md").read_text()
-    assert "### WER" in out
-    archive = fsdd / gq_exp / "gq_valid.acc.ave.packed.zip"
-    names = zipfile.ZipFile(archive).namelist()
-    assert f"{gq_exp}/valid.acc.ave.packed.pth" in names
-    assert f"{gq_exp}/RESULTS.md" in names
-    # The packed model decodes as the trained one did.
-    hypotheses = (fsdd / gq_exp / "decode/test_clean/text").read_text()
-    packed = ["--inference_asr_model", "valid.acc.ave.packed.pth"]
-    stages("12", "12", *gq, *decode, *packed)
-    assert (fsdd / gq_exp / "decode/test_clean/text").read_text() == hypotheses
+
+def small_configs(folder):
+    """Put copies of the configs, small ones for training, in the place of conf/."""
+    source = (folder / "conf").resolve()
+    (folder / "conf").unlink()
+    (folder / "conf").mkdir()
+    for path in source.iterdir():
+        config = yaml.safe_load(path.read_text())
+        if path.stem in ("train_asr_conformer_fsdd", "train_asr_conformer_gq_fsdd"):
+            for key, value in SMALL.items():
+                config[key] = (
+                    {**config[key], **value} if isinstance(value, dict) else value
+                )
+        if path.stem.startswith("decode"):
+            config.update(beam_size=1, maxlenratio=-5)
+        (folder / "conf" / path.name).write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory, digits):
+    """The folder after the README's bash blocks ran there; what each printed."""
+    folder = work_folder("fsdd_gq", tmp_path_factory.mktemp("readme") / "asr1")
+    small_configs(folder)
+    (folder / "local").unlink()
+    shutil.copytree(ROOT / "egs2/fsdd_gq/asr1/local", folder / "local")
+    script = folder / "local/data.sh"  # the fewest utterances
+    script.write_text(
+        script.read_text().replace(
+            '"${corpus}" data', '"${corpus}" data --digits 60 9 9'
+        )
+    )
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    printed = {}
+    for block in blocks:
+        command = re.sub(r"\s+#.*", "", block).strip()
+        status, out = bash(folder, command, FSDD=str(digits))
+        assert status == 0, f"{command}\n{out}"
+        printed[command] = out
+    return folder, printed
+
+
+@pytest.mark.timeout(900)
+def test_the_commands_of_the_readme(readme):
+    folder, printed = readme
+    assert len(printed) >= 6
+    float_exp = folder / "exp/asr_train_asr_conformer_fsdd_raw_en_word"
+    gq_exp = folder / "exp/asr_train_asr_conformer_gq_fsdd_raw_en_word"
+    assert "epoch 1: train loss=" in next(iter(printed.values()))
     for exp in (float_exp, gq_exp):
-        assert (fsdd / exp / "run.sh").exists()
+        assert (exp / "run.sh").exists()
+        assert "### WER" in (exp / "RESULTS.md").read_text()
+    # The packed model decodes as the trained one did.
+    trained, packed = (
+        gq_exp / f"decode_asr_fsdd_asr_model_valid.acc.ave{form}/test_clean/text"
+        for form in ("", ".packed")
+    )
+    assert trained.read_text() == packed.read_text()
+    archive = gq_exp / f"{gq_exp.name}_valid.acc.ave.packed.zip"
+    names = zipfile.ZipFile(archive).namelist()
+    assert f"exp/{gq_exp.name}/valid.acc.ave.packed.pth" in names
+    assert list((folder / "plots").iterdir())
+    chosen = yaml.safe_load((folder / "train_gq_mixed.yaml").read_text())
+    assert chosen["encoder_conf"]["gq_conf"]["rules"]
 
 
 def test_a_failing_job_shows_its_log(fsdd):

@@ -31,6 +31,37 @@ def test_script_and_its_workers(tmp_path):
     assert "spawn True" in out and "fork True" in out
 
 
+AGAIN = """
+import os
+import subprocess
+import sys
+
+import __main__
+
+where = os.path.basename(__file__)
+registered = "espnet_gq.espnet" in sys.modules
+print(sys.argv[1:], where, __package__, registered, flush=True)
+if "AGAIN" not in os.environ:
+    command = [sys.executable, "-m", __main__.__spec__.name, *sys.argv[1:]]
+    subprocess.run(command, env={**os.environ, "AGAIN": "1"}, check=True)
+"""
+
+
+def test_a_program_that_starts_itself_again(tmp_path, monkeypatch):
+    """As Lightning does for each further device: by the name of its spec."""
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "once.py").write_text(AGAIN)
+    arguments = ["--a", "b c"]
+    done = run([*LAUNCH, "-m", "again.once", *arguments], cwd=tmp_path)
+    assert done.stdout.splitlines() == ["['--a', 'b c'] once.py again True"] * 2
+    # The launcher leaves this to what was started as a script.
+    monkeypatch.setenv("ESPNET_GQ_PROGRAM", str(tmp_path / "again" / "once.py"))
+    monkeypatch.setenv("ESPNET_GQ_MODULE", "")
+    monkeypatch.setenv("AGAIN", "1")
+    done = run([sys.executable, "-m", "espnet_gq._worker", *arguments])
+    assert done.stdout.splitlines() == ["['--a', 'b c'] once.py None True"]
+
+
 def test_module_with_its_own_arguments():
     out = run([*LAUNCH, "-m", "espnet2.bin.asr_train", "--help"]).stdout
     assert "gq_conformer" in out and "gq_espnet" in out

@@ -170,7 +170,7 @@ def test_a_fresh_state_loaded_over_itself_is_still_not_fitted():
 
 def test_another_bit_width_is_refused_in_one_sentence():
     state = GeneralQuantizer(8, 32, "tensor").state_dict()
-    with pytest.raises(RuntimeError, match="8 bits in the checkpoint and 4"):
+    with pytest.raises(ValueError, match="8 bits in the checkpoint and 4"):
         GeneralQuantizer(4, 32, "tensor").load_state_dict(state, strict=False)
 
 

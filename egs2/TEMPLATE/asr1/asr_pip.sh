@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A small driver for recipes where only the pip packages are installed: the options,
-# stage numbers and directories of ESPnet's asr.sh, for stages 1, 3, 4, 5 and 10 to 14.
+# stage numbers and directories of ESPnet's asr.sh, for stages 1, 3, 4, 5 and 10 to 15.
 # Run it through asr.sh, from a recipe folder.
 # shellcheck disable=SC2154 # the options are set from the table below
 set -euo pipefail
@@ -30,7 +30,7 @@ skip_data_prep=false  # leave out stages 1-5
 skip_train=false  # leave out stages 4, 5, 10 and 11
 skip_eval=false  # leave out stages 12 and 13
 skip_packing=true  # leave out stage 14
-skip_upload_hf=true  # stage 15 needs ESPNET_ROOT
+skip_upload_hf=true  # leave out stage 15
 eval_valid_set=false  # decode and score the validation set too
 ngpu=1  # GPUs for training, 0 for CPU
 num_nodes=1
@@ -79,7 +79,7 @@ feats_normalize=global_mvn  # global_mvn or utterance_mvn
 num_splits_asr=1
 num_ref=1
 use_lightning=false
-hf_repo=
+hf_repo=  # user/model, the repository of the Hugging Face hub for stage 15
 use_k2=false
 use_maskctc=false
 use_streaming=false  # decode chunk by chunk (asr_inference_streaming)
@@ -103,6 +103,13 @@ asr_speech_fold_length=800
 asr_text_fold_length=150
 "
 
+# Options of ESPnet's asr.sh that belong to what this driver leaves out.
+elsewhere=" auxiliary_data_tags hugging_face_model_name_or_path inference_ngram k2_config
+k2_ctc_decoding lm_fold_length lm_stats_dir local_score_opts multi_columns_input_wav_scp
+multi_columns_output_wav_scp ngram_exp ngram_num nll_batch_size num_inf num_paths
+num_splits_lm post_process_local_data_opts sot_asr use_lang_prompt use_nbest_rescoring
+use_nlp_prompt use_prompt word_vocab_size "
+
 declare -A known
 while IFS= read -r line; do
     [ -n "${line}" ] || continue
@@ -114,7 +121,7 @@ done <<< "${options}"
 
 show_help() {
     echo "Usage: $0 --train_set NAME --valid_set NAME --test_sets \"NAMES\" [options]"
-    echo "Stages 1, 3, 4, 5 and 10-14 of ESPnet's asr.sh (name=default  # help):"
+    echo "Stages 1, 3, 4, 5 and 10-15 of ESPnet's asr.sh (name=default  # help):"
     echo "${options}" | sed -n 's/^./  --&/p'
 }
 
@@ -130,6 +137,7 @@ while [ $# -gt 0 ]; do
     esac
     name=${1#--}
     name=${name//-/_}
+    [[ ${elsewhere//$'\n'/ } != *" ${name} "* ]] || needs_espnet "option $1"
     [[ ${name} =~ ^[a-z_0-9]+$ && -v known[${name}] ]] \
         || die "unknown option $1; --help lists what this driver has," \
             "and ESPNET_ROOT gives ESPnet's own asr.sh with all of them."
@@ -148,7 +156,6 @@ done
 [ -z "${speed_perturb_factors}" ] || needs_espnet "speed perturbation (stage 2)"
 "${use_lm}" && needs_espnet "a language model (stages 6-8, --use_lm true)"
 "${use_ngram}" && needs_espnet "an n-gram language model (stage 9, --use_ngram true)"
-"${skip_upload_hf}" || needs_espnet "uploading (stage 15, --skip_upload_hf false)"
 for setting in feats_type=raw num_nodes=1 num_ref=1 num_splits_asr=1 \
     use_word_lm=false use_lightning=false use_k2=false use_maskctc=false \
     download_model=; do
@@ -165,7 +172,7 @@ fi
 [[ ${audio_format} =~ ^(flac|wav)$ ]] || needs_espnet "--audio_format ${audio_format}"
 
 has_stage=false
-for n in 1 3 4 5 10 11 12 13 14; do
+for n in 1 3 4 5 10 11 12 13 14 15; do
     [ "${stage}" -le "${n}" ] && [ "${stop_stage}" -ge "${n}" ] && has_stage=true
 done
 "${has_stage}" || needs_espnet "stage ${stage}"
@@ -237,11 +244,17 @@ fi
 "${skip_train}" && skip_stages+=" 4 5 10 11"
 "${skip_eval}" && skip_stages+=" 12 13"
 "${skip_packing}" && skip_stages+=" 14"
+"${skip_upload_hf}" && skip_stages+=" 15"
 
 runs() { # runs N: is stage N to be run?
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] \
         && [[ " ${skip_stages} " != *" $1 "* ]]
 }
+
+if runs 15 && [[ ! ${hf_repo} =~ ^[^/]+/[^/]+$ ]]; then
+    die "--hf_repo is '${hf_repo}'; stage 15 needs user/model, a repository of the" \
+        "Hugging Face hub."
+fi
 
 # ---- Jobs ---------------------------------------------------------------------------
 stop_jobs() {
@@ -253,9 +266,19 @@ stop_jobs() {
 trap stop_jobs EXIT
 trap 'exit 130' INT TERM
 
+aside() { # aside FILE COMMAND...: FILE gets what COMMAND prints, whole or not at all
+    local file=$1 temporary
+    temporary=$(dirname "$1")/.$(basename "$1").aside
+    shift
+    if ! "$@" > "${temporary}" || ! mv "${temporary}" "${file}"; then
+        rm -f "${temporary}"
+        die "${file} could not be written."
+    fi
+}
+
 resume_script() { # resume_script DIR STAGE
     mkdir -p "$1"
-    echo "${run_args} --stage $2 \"\$@\"; exit \$?" > "$1/run.sh"
+    aside "$1/run.sh" echo "${run_args} --stage $2 \"\$@\"; exit \$?"
     chmod +x "$1/run.sh"
 }
 
@@ -366,7 +389,7 @@ if runs 4; then
         --min_wav_duration "${min_wav_duration}" \
         --max_wav_duration "${max_wav_duration}"
     # shellcheck disable=SC2086
-    awk 'NF > 1' ${lm_train_text} > "${data_feats}/lm_train.txt"
+    aside "${data_feats}/lm_train.txt" awk 'NF > 1' ${lm_train_text}
 fi
 
 if runs 5; then
@@ -381,12 +404,14 @@ if runs 5; then
     else
         log "Stage 5: token list (${token_type}) from ${lm_train_text}"
         mkdir -p "${token_list%/*}"
+        written=${token_list%/*}/.tokens.aside
         run_jobs 1 "${token_list%/*}/tokenize_text.log" \
             "${tool[@]}" -m espnet2.bin.tokenize_text --token_type "${token_type}" \
-            --input "${data_feats}/lm_train.txt" --output "${token_list}" --field 2- \
+            --input "${data_feats}/lm_train.txt" --output "${written}" --field 2- \
             --non_linguistic_symbols "${nlsyms_txt}" --cleaner "${cleaner}" \
             --g2p "${g2p}" --write_vocabulary true --add_symbol "${blank}:0" \
             --add_symbol "${oov}:1" --add_symbol "${sos_eos}:-1"
+        mv "${written}" "${token_list}"
     fi
 fi
 
@@ -414,11 +439,14 @@ if runs 10; then
     done
     [ "${feats_normalize}" = global_mvn ] || opts+=(--skip_sum_stats)
     run_jobs 1 "${logdir}/aggregate.log" "${tool[@]}" \
-        -m espnet2.bin.aggregate_stats_dirs "${opts[@]}" --output_dir "${asr_stats_dir}"
+        -m espnet2.bin.aggregate_stats_dirs "${opts[@]}" --output_dir "${logdir}/all"
     for side in train valid; do
-        awk -v n="$(wc -l < "${token_list}")" '{ print $0 "," n }' \
-            "${asr_stats_dir}/${side}/text_shape" \
-            > "${asr_stats_dir}/${side}/text_shape.${token_type}"
+        mkdir -p "${asr_stats_dir}/${side}"
+        mv "${logdir}/all/${side}"/* "${asr_stats_dir}/${side}"
+        # shellcheck disable=SC2016
+        aside "${asr_stats_dir}/${side}/text_shape.${token_type}" \
+            awk -v n="$(wc -l < "${token_list}")" '{ print $0 "," n }' \
+            "${asr_stats_dir}/${side}/text_shape"
     done
 fi
 
@@ -491,7 +519,8 @@ if runs 12; then
         kill "${follower}" 2> /dev/null || true
         for file in token token_int score text; do
             if [ -f "${logdir}/output.1/1best_recog/${file}" ]; then
-                sort -k1 "${logdir}"/output.*/1best_recog/"${file}" > "${dir}/${file}"
+                aside "${dir}/${file}" \
+                    sort -k1 "${logdir}"/output.*/1best_recog/"${file}"
             fi
         done
     done
@@ -505,25 +534,38 @@ if runs 13; then
         --bpemodel "${bpemodel}" --score_opts "${score_opts}"
 fi
 
-if runs 14; then
-    model=${inference_asr_model}
+if runs 14 || runs 15; then # a quantized model is shared in its packed form
+    model_to_share=${inference_asr_model}
     if grep -q 'gq_conf:' "${asr_exp}/config.yaml" \
-        && [[ ${model} != *.packed.pth ]]; then
-        model=${model%.pth}.packed.pth
-        log "Stage 14: bit-pack: ${asr_exp}/${model}"
-        "${run[@]}" -m espnet_gq.bin.pack --asr_train_config "${asr_exp}/config.yaml" \
-            --asr_model_file "${asr_exp}/${inference_asr_model}" \
-            --output "${asr_exp}/${model}"
+        && [[ ${model_to_share} != *.packed.pth ]]; then
+        model_to_share=${model_to_share%.pth}.packed.pth
     fi
-    zip=${asr_exp}/${asr_exp##*/}_${model%.*}.zip
-    log "Stage 14: pack model: ${zip}"
+    packed_model=${asr_exp}/${asr_exp##*/}_${model_to_share%.*}.zip
+fi
+
+if runs 14; then
+    if [ "${model_to_share}" != "${inference_asr_model}" ]; then
+        log "Stage 14: bit-pack: ${asr_exp}/${model_to_share}"
+        "${tool[@]}" -m espnet_gq.bin.pack --asr_train_config "${asr_exp}/config.yaml" \
+            --asr_model_file "${asr_exp}/${inference_asr_model}" \
+            --output "${asr_exp}/${model_to_share}"
+    fi
+    log "Stage 14: pack model: ${packed_model}"
     opts=()
-    for file in "${asr_stats_dir}/train/feats_stats.npz" "${bpemodel}" \
-        "${nlsyms_txt}" "${asr_exp}/RESULTS.md" "${asr_exp}/images"; do
+    for file in "${asr_exp}/RESULTS.md" "${asr_exp}/images"; do
         [ ! -e "${file}" ] || opts+=(--option "${file}")
     done
-    "${run[@]}" -m espnet2.bin.pack asr --asr_train_config "${asr_exp}/config.yaml" \
-        --asr_model_file "${asr_exp}/${model}" "${opts[@]}" --outpath "${zip}"
+    "${tool[@]}" -m espnet_gq.bin.zip_model --outpath "${packed_model}" \
+        --asr_train_config "${asr_exp}/config.yaml" \
+        --asr_model_file "${asr_exp}/${model_to_share}" "${opts[@]}" --lang "${lang}"
+fi
+
+if runs 15; then
+    [ -f "${packed_model}" ] \
+        || die "${packed_model} does not exist: run stage 14 (--skip_packing false)."
+    log "Stage 15: upload model to the Hugging Face hub: ${hf_repo}"
+    "${tool[@]}" -m espnet_gq.bin.upload_model "${packed_model}" \
+        --hf_repo "${hf_repo}" --expdir "${expdir}" --lang "${lang}"
 fi
 
 log "Finished in ${SECONDS} s"

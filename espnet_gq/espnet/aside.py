@@ -1,0 +1,139 @@
+"""ESPnet's writers of checkpoints, figures, configurations and results, writing aside.
+
+ESPnet writes in place: a killed process, or a full disk, leaves half a file.
+"""
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Iterator
+
+import torch
+
+from espnet_gq.files import AsideText, written_aside
+
+
+@contextlib.contextmanager
+def saved_aside() -> Iterator[None]:
+    """Let every `torch.save` to a path within the block write aside."""
+    original = torch.save
+
+    @functools.wraps(original)
+    def save(obj, f, *args, **kwargs):
+        if not isinstance(f, (str, os.PathLike)):
+            return original(obj, f, *args, **kwargs)
+        # A file, not a name: torch.save would write the temporary name into it.
+        with written_aside(f) as temporary, open(temporary, "wb") as file:
+            original(obj, file, *args, **kwargs)
+
+    torch.save = save
+    try:
+        yield
+    finally:
+        torch.save = original
+
+
+@contextlib.contextmanager
+def plotted_aside() -> Iterator[None]:
+    """Let every figure that matplotlib saves to a path within the block write aside."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        yield
+        return
+    original = Figure.savefig
+
+    @functools.wraps(original)
+    def savefig(self, fname, **kwargs):
+        if not isinstance(fname, (str, os.PathLike)):
+            return original(self, fname, **kwargs)
+        kwargs.setdefault("format", Path(fname).suffix.lstrip(".") or "png")
+        with written_aside(fname, sync=False) as temporary:
+            original(self, temporary, **kwargs)
+
+    Figure.savefig = savefig
+    try:
+        yield
+    finally:
+        Figure.savefig = original
+
+
+@contextlib.contextmanager
+def _next_text_aside(path: Path) -> Iterator[None]:
+    """Let the next `path.open("w")` within the block write aside."""
+    original = Path.open
+
+    def open_text(self, mode="r", *args, **kwargs):
+        if mode != "w" or self != path:
+            return original(self, mode, *args, **kwargs)
+        Path.open = original
+        return AsideText(self)
+
+    Path.open = open_text
+    try:
+        yield
+    finally:
+        Path.open = original
+
+
+def write_config_aside(task: type) -> None:
+    """Let a task write config.yaml aside.
+
+    It does so at every start: a training that cannot continue would otherwise take
+    the models that it had finished with it.
+    """
+    worker = task.main_worker.__func__
+    if getattr(worker, "gq_aside", False):
+        return
+
+    @functools.wraps(worker)
+    def main_worker(cls, args):
+        with contextlib.ExitStack() as stack:
+            if args.output_dir is not None:
+                config = Path(args.output_dir) / "config.yaml"
+                stack.enter_context(_next_text_aside(config))
+            return worker(cls, args)
+
+    main_worker.gq_aside = True
+    task.main_worker = classmethod(main_worker)
+
+
+def write_results_aside(module: ModuleType) -> None:
+    """Let the texts of `DatadirWriter` appear when it is left, whole or not at all.
+
+    Args:
+        module: espnet2.fileio.datadir_writer.
+    """
+    writer = module.DatadirWriter
+    write, leave = writer.__setitem__, writer.__exit__
+    if getattr(write, "gq", False):
+        return
+
+    @functools.wraps(write)
+    def __setitem__(self, key, value):
+        if self.fd is None and not self.has_children:
+            self.fd = AsideText(self.path)
+        write(self, key, value)
+
+    @functools.wraps(leave)
+    def __exit__(self, kind, error, trace):
+        # SystemExit: the program ends as it meant to, and what it wrote is whole.
+        if kind is not None and not issubclass(kind, SystemExit):
+            _discard(self)
+        try:
+            return leave(self, kind, error, trace)
+        except BaseException:  # the disk is full: of the texts that are left, too
+            _discard(self)
+            raise
+
+    __setitem__.gq = True
+    writer.__setitem__, writer.__exit__ = __setitem__, __exit__
+
+
+def _discard(writer) -> None:
+    for child in writer.chilidren.values():
+        _discard(child)
+    if isinstance(writer.fd, AsideText):
+        writer.fd.discard()

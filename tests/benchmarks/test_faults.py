@@ -1,0 +1,91 @@
+"""The fault matrix finds half files, and none in a sample of the real points."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+needs_compiler = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CC", "cc")) or sys.platform != "linux",
+    reason="no C compiler, or no Linux",
+)
+
+SCRIPT = """
+import random
+import sys
+
+sys.path.insert(0, {benchmarks!r})
+from faults import Case, Injector, Outcome, Runner, restart_with_library
+
+work = restart_with_library()
+from espnet_gq.files import write_text
+
+
+def prepare(folder):
+    (folder / "a").write_text("old")
+
+
+def aside(folder):
+    write_text(folder / "a", "new" * 5000)
+
+
+def in_place(folder):
+    (folder / "a").write_text("new" * 5000)
+
+
+def forgetful(folder):
+    (folder / "a").unlink()
+    (folder / "b").write_text("new")
+
+
+injector = Injector(work)
+for command in (aside, in_place, forgetful):
+    runner = Runner(Case(command.__name__, prepare, command), work, injector)
+    for fault in ("kill", "torn", "full", "error"):
+        outcome = Outcome()
+        for at in runner.points(fault, 0, random.Random(0)):
+            runner.meet(fault, at, outcome)
+        print(command.__name__, fault, outcome.points, outcome.data_lost)
+"""
+
+
+@needs_compiler
+def test_it_finds_what_is_not_written_aside(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(benchmarks=str(BENCHMARKS)))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    found = {(command, fault): (int(n), int(m)) for command, fault, n, m in lines}
+    for fault in ("kill", "torn", "full", "error"):
+        points, lost = found["aside", fault]
+        assert points >= 6 and lost == 0  # open, open, write, sync, rename, sync
+        assert found["in_place", fault][1] > 0, fault
+        assert found["forgetful", fault][1] > 0, fault
+
+
+@needs_compiler
+def test_a_sample_of_the_points_survives(tmp_path):
+    done = subprocess.run(
+        [
+            *[sys.executable, str(BENCHMARKS / "faults.py"), "--points", "2"],
+            *["--cases", "train,format", "--faults", "kill,full"],
+            *["--json", str(tmp_path / "faults.json")],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    figures = json.loads((tmp_path / "faults.json").read_text())
+    assert figures["total"] == {"points": 8, "survived": 8, "data_lost": 0}
+    assert figures["cases"]["train"]["kill"]["ended"] == {"killed": 2}
+    assert figures["cases"]["train"]["full"]["ended"] == {"error": 2}
+    assert figures["command"].startswith("python ") and not figures["problems"]
