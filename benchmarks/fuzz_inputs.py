@@ -199,7 +199,7 @@ def checkpoint(rng: random.Random, folder: Path) -> List[str]:
             state[name] = tensor.flatten()[: rng.randrange(tensor.numel() + 1)]
         elif roll == 2:
             state[name] = tensor.to(rng.choice(list(DTYPES.values())))
-        elif roll == 3:
+        elif roll == 3 and tensor.is_floating_point():
             state[name] = torch.full_like(
                 tensor, rng.choice((math.nan, math.inf, 1e38))
             )

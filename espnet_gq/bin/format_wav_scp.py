@@ -49,7 +49,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
                 source, target, args.fs, args.audio_format, args.nj, Progress()
             )
         except (OSError, ValueError) as e:
-            sys.exit(f"format_wav_scp: {e}")
+            sys.exit(f"format_wav_scp: {source}: {e}")
         print(f"{source} -> {target}: {utterances} utterances")
 
 

@@ -126,15 +126,15 @@ def _read(path: Path) -> Any:
     try:
         states = load_object(path, mmap=True)
         if not {"model", "reporter"} <= states.keys():
-            raise CheckpointError(f"{path} is not a checkpoint of a training")
+            raise CheckpointError("it is not that of a training")
         return states
     except CheckpointError as e:
-        reason = str(e)
-    whole = [model for _, model in _models(path.parent) if _is_whole(model)]
-    start = f", from the last whole model with --init_param {whole[0]}" if whole else ""
-    raise CheckpointError(
-        f"{reason}: an interrupted training left it; remove it to train anew{start}"
-    )
+        whole = [model for _, model in _models(path.parent) if _is_whole(model)]
+        start = f", from the last whole model: --init_param {whole[0]}" if whole else ""
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint, as an interrupted training may leave "
+            f"it; allowed: to remove it and train anew{start}"
+        ) from e
 
 
 def _models(folder: Path) -> Sequence[Tuple[int, Path]]:

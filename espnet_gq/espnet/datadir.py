@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from espnet_gq.files import write_text, written_aside
+from espnet_gq.wording import shown
 
 PathLike = Union[str, Path]
 Table = Dict[str, str]
@@ -29,17 +30,20 @@ def read_table(path: PathLike) -> Table:
     """Read ``<key> <value...>`` lines; a key alone has the value ``""``.
 
     Raises:
-        ValueError: a key occurs twice.
+        ValueError: it is no UTF-8 text, or a key occurs twice.
     """
     table: Table = {}
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            key, *value = line.split(maxsplit=1)
-            if key in table:
-                raise ValueError(f"{path}:{number}: key '{key}' occurs twice")
-            table[key] = value[0].strip() if value else ""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text ({e}); allowed: UTF-8") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        key, *value = line.split(maxsplit=1)
+        if key in table:
+            raise ValueError(f"{path}:{number}: key {shown(key)} occurs twice")
+        table[key] = value[0].strip() if value else ""
     return table
 
 
@@ -101,7 +105,8 @@ def format_wav_scp(
         The number of utterances.
 
     Raises:
-        ValueError: an unknown ``audio_format`` or a ``wav.scp`` without lines.
+        ValueError: an unknown ``audio_format``, a ``wav.scp`` without lines, a table
+            that is none, or audio that cannot be read; names the utterance.
     """
     source, target = Path(source), Path(target)
     if audio_format not in SUBTYPES:
@@ -189,8 +194,22 @@ def _jobs(recordings: Table, segments: Path) -> List[Job]:
         return [(utt, path, None) for utt, path in sorted(recordings.items())]
     jobs: List[Job] = []
     for utt, value in sorted(read_table(segments).items()):
-        recording, start, end = value.split()
-        jobs.append((utt, recordings[recording], (float(start), float(end))))
+        try:
+            recording, start, end = value.split()
+            span = float(start), float(end)
+            if not 0 <= span[0] < span[1] < float("inf"):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"{segments}: {shown(utt)} has {shown(value)}; allowed: a recording, "
+                "and its first and last second"
+            ) from None
+        if recording not in recordings:
+            raise ValueError(
+                f"{segments}: {shown(utt)} is cut from {shown(recording)}; allowed: a "
+                "recording of wav.scp"
+            )
+        jobs.append((utt, recordings[recording], span))
     return jobs
 
 
@@ -198,13 +217,25 @@ def _convert(
     job: Job, target: Path, fs: int, audio_format: str
 ) -> Tuple[str, str, int]:
     utt, path, span = job
+    if "/" in utt or "\0" in utt:
+        raise ValueError(f"utterance {shown(utt)}; allowed: a name without '/'")
     is_pipe = path.endswith("|")
-    if span is None and not is_pipe:
-        info = soundfile.info(path)
-        same_format = info.format.lower() == audio_format
-        if info.samplerate == fs and info.channels == 1 and same_format:
-            return utt, path, info.frames
-    audio, rate = soundfile.read(_open(path) if is_pipe else path, always_2d=True)
+    try:
+        if span is None and not is_pipe:
+            info = soundfile.info(path)
+            same_format = info.format.lower() == audio_format
+            if info.samplerate == fs and info.channels == 1 and same_format:
+                return utt, path, info.frames
+        audio, rate = soundfile.read(_open(path) if is_pipe else path, always_2d=True)
+    except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as e:
+        reason = " ".join(str(e).split())
+        raise ValueError(
+            f"utterance {shown(utt)}: {shown(path)} cannot be read as audio ({reason})"
+        ) from None
+    if not np.isfinite(audio).all():
+        raise ValueError(
+            f"utterance {shown(utt)}: {path} holds NaN or infinite samples"
+        )
     mono = audio.mean(axis=1)
     if span is not None:
         mono = mono[int(span[0] * rate) : int(span[1] * rate)]

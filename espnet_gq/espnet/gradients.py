@@ -6,7 +6,7 @@ ESPnet says that their norm is not, and by then clipping has spread it to all of
 import contextlib
 import functools
 import logging
-from typing import Iterator
+from typing import Any, Callable, Iterator, List
 
 import torch
 
@@ -17,8 +17,9 @@ from espnet_gq.nn.finite import check_finite, named, not_finite
 def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
     """Within the block `clip_grad_norm_` names what is not finite, the first time.
 
-    Layers are named in the order of the model: a gradient that is too large for its
-    type spreads from the last of them to those before it.
+    Layers are named from the last to the first: a gradient that is too large for its
+    type spreads to those before it. Where all gradients are not finite the loss was
+    not, and the layer is named whose output, in the next step, is the first not to be.
 
     Args:
         model: The model that is trained.
@@ -28,17 +29,22 @@ def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
             further step would be skipped.
     """
     original = torch.nn.utils.clip_grad_norm_
+    inner = getattr(model, "module", model)
     told = False
+    watching: List[Callable[[], None]] = []
 
     @functools.wraps(original)
     def clip(parameters, *args, **kwargs):
         nonlocal told
         parameters = list(parameters)
+        while watching:
+            watching.pop()()
         with contextlib.suppress(RuntimeError):  # before anything is scaled
             return original(parameters, *args, **{**kwargs, "error_if_nonfinite": True})
         if not told:
             told = True
-            _report(getattr(model, "module", model))
+            if _report(inner):
+                watching.append(_watch_outputs(inner))
         return original(parameters, *args, **kwargs)
 
     torch.nn.utils.clip_grad_norm_ = clip
@@ -46,9 +52,12 @@ def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.nn.utils.clip_grad_norm_ = original
+        while watching:
+            watching.pop()()
 
 
-def _report(model: torch.nn.Module) -> None:
+def _report(model: torch.nn.Module) -> bool:
+    """Say what is not finite; returns whether all gradients are not."""
     parameters = list(model.named_parameters())
     check_finite(parameters)
     grads = [(name, p.grad) for name, p in parameters if p.grad is not None]
@@ -62,3 +71,36 @@ def _report(model: torch.nn.Module) -> None:
     logging.warning(
         f"The norm of the gradients is NaN or infinite, the step is skipped: {what}"
     )
+    return bool(found) and len(found) == len(grads)
+
+
+def _watch_outputs(model: torch.nn.Module) -> Callable[[], None]:
+    """Name the first layer that makes what is not finite; returns what ends it."""
+    handles = []
+
+    def stop() -> None:
+        while handles:
+            handles.pop().remove()
+
+    def look(name: str, layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if handles and _spoilt(output) and not _spoilt(inputs):
+            logging.warning(
+                f"The output of {name} ({type(layer).__name__}) is NaN or infinite, "
+                "its input is not"
+            )
+            stop()
+
+    for name, layer in model.named_modules():
+        if name:
+            hook = functools.partial(look, name)
+            handles.append(layer.register_forward_hook(hook))
+    return stop
+
+
+def _spoilt(value: Any) -> bool:
+    """Return whether a tensor, or one in a container, is not finite."""
+    if torch.is_tensor(value):
+        return value.is_floating_point() and not bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, (list, tuple)) and any(map(_spoilt, value))

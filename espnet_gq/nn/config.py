@@ -9,16 +9,11 @@ from espnet_gq.quantizer.annealing import CURVES, Annealing
 from espnet_gq.quantizer.base import GRANULARITIES
 from espnet_gq.quantizer.general import FORWARDS, AnnealedQuantizer
 from espnet_gq.quantizer.methods import METHODS, own_options
+from espnet_gq.wording import shown
 
 
 class GQConfigError(ValueError):
     """A gq_conf that cannot be used: names the key, what was given, what is allowed."""
-
-
-def shown(value: Any) -> str:
-    """Return a value as a sentence quotes it: its repr, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _is_number(value: Any, kind: Any = (int, float)) -> bool:

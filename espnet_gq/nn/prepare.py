@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type, Union
 import torch
 from torch import nn
 
-from espnet_gq.nn.config import GQConfig, GQConfigError, shown
+from espnet_gq.nn.config import GQConfig, GQConfigError
 from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.layers import (
     QuantizedConv1d,
@@ -23,6 +23,7 @@ from espnet_gq.nn.recurrent import (
     QuantizedLSTMCell,
 )
 from espnet_gq.quantizer import Quantizer
+from espnet_gq.wording import shown
 
 QUANTIZED: Dict[Type[nn.Module], Type[QuantizedLayer]] = {
     cls.float_class: cls

@@ -54,6 +54,7 @@ from espnet_gq.packing.stored import (
     stored_quantizer,
 )
 from espnet_gq.quantizer.function import hard_indices, hard_quantize
+from espnet_gq.wording import shown
 
 FORMAT = "espnet_gq.packed"
 VERSIONS = (1, 2)
@@ -158,9 +159,9 @@ def is_packed(obj: Any) -> bool:
 def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
     """Check a packed checkpoint's outside; return its entries and the raw header."""
     version = packed.get("version")
-    if version not in VERSIONS:
+    if not isinstance(version, int) or version not in VERSIONS:
         raise PackedFormatError(
-            f"format version {version!r}; espnet_gq {__version__} reads "
+            f"format version {shown(version)}; espnet_gq {__version__} reads "
             f"{' and '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
@@ -184,7 +185,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
 
 def _count(value: Any, most: int = 2**40) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise PackedFormatError(f"{value!r} is not a count")
+        raise PackedFormatError(f"{shown(value)} is not a count")
     return value
 
 
@@ -273,7 +274,7 @@ def tensors(
             name, value = _tensor(entry, data)
         except PackedFormatError as e:
             label = entry.get("name") if isinstance(entry, dict) else None
-            raise PackedFormatError(f"tensor {label!r}: {e}") from None
+            raise PackedFormatError(f"tensor {shown(label)}: {e}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
         yield name, value
@@ -283,7 +284,7 @@ def tensors(
 def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tensor]]:
     name, shape = entry["name"], tuple(_count(n) for n in entry["shape"])
     if not isinstance(name, str):
-        raise PackedFormatError(f"{name!r} is not a name")
+        raise PackedFormatError(f"{shown(name)} is not a name")
     numel = _count(math.prod(shape))
     start = data.at
     if "bits" in entry:
@@ -307,7 +308,7 @@ def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tenso
         value = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
-            raise PackedFormatError(f"unknown type {entry['dtype']!r}")
+            raise PackedFormatError(f"unknown type {shown(entry['dtype'])}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
         value = torch.empty(shape, dtype=dtype)  # torch views no array without values
@@ -365,6 +366,7 @@ def load_object(path: Union[str, Path], mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = reason.split(". ")[0]  # torch adds pages of advice
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely ({reason}); allowed: "
             "a file of plain tensors written by torch.save"
@@ -391,7 +393,8 @@ def load_state_dict(path: Union[str, Path], mmap: bool = False) -> Any:
     if isinstance(obj, Mapping) and isinstance(obj.get("model"), Mapping):
         obj = obj["model"]
     if not isinstance(obj, Mapping) or not all(
-        torch.is_tensor(v) for v in obj.values()
+        isinstance(k, str) and torch.is_tensor(v) and v.layout == torch.strided
+        for k, v in obj.items()
     ):
         raise CheckpointError(
             f"{path} does not hold a state dict; allowed: a dict of tensors as ESPnet "

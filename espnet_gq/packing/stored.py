@@ -1,13 +1,14 @@
 """Quantizers as a state dict or a packed file holds them."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Set
+from typing import Collection, Dict, List, Mapping, Optional, Set
 
 import torch
 
 from espnet_gq.quantizer.base import StateError, read_state
 from espnet_gq.quantizer.function import LOG_SCALES, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
+from espnet_gq.wording import shown
 
 StateDict = Dict[str, torch.Tensor]
 
@@ -67,11 +68,22 @@ class StoredQuantizer:
         return {f"{name}_quantizer.{k}": v for k, v in values.items() if v is not None}
 
 
+def _is_vector(values: torch.Tensor, sizes: Collection[int]) -> bool:
+    """Return whether a tensor is a vector of finite real numbers, of such a size."""
+    return (
+        values.is_floating_point()
+        and values.dim() == 1
+        and values.numel() in sizes
+        and bool(values.isfinite().all())
+    )
+
+
 def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuantizer:
     """Return the quantizer of a quantized tensor of a QAT state dict.
 
     Raises:
-        ValueError: If it was never fitted, or lacks a tensor.
+        ValueError: If it was never fitted, lacks a tensor, or one of its tensors, or
+            the quantized one, has a shape or values that no training gives it.
     """
     log_scale, log_mu, own, saved = (
         state.get(f"{name}_quantizer.{key}") for key in QUANTIZER_KEYS
@@ -92,6 +104,22 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
             f"{name} has never been quantized in training; allowed: a checkpoint that "
             "a training with a gq_ encoder, decoder or model wrote"
         )
+    weight = state.get(name)
+    if weight is None or not weight.is_floating_point() or weight.dim() < 1:
+        raise StateError(f"{name} is no floating-point tensor with a quantizer")
+    most = len(weight) or 1
+    for key, values, allowed in (
+        ("log_scale", log_scale, [n for n in range(1, most + 1) if most % n == 0]),
+        ("log_mu", log_mu, [1]),
+        ("codebook", own, range(2, 2**bits + 1)),
+    ):
+        if values is not None and not _is_vector(values, allowed):
+            raise StateError(
+                f"the quantizer of {name}: {key} has shape "
+                f"{shown(tuple(values.shape))} and type {values.dtype}; allowed: a "
+                "vector of finite numbers, a scale for each of equal parts of "
+                "dimension 0, one ln mu, or at most 2^bits centroids"
+            )
     if own is not None:
         own = own.float().sort().values
     log_scale = log_scale.float().clamp(*LOG_SCALES)

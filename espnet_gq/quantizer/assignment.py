@@ -174,9 +174,9 @@ def hard_backward(
     """Return surrogate gradients for the hard forward pass.
 
     The weights get the slope of the two-centroid soft assignment at their distance d to
-    the nearest centroid, in gaps: 2 alpha p (1 - p) with p = sigmoid(alpha (2d - 1)), and
-    zero beyond d = 1/2. The outermost cells are thus as wide outside as inside: at one
-    bit, 4 of 10 Gaussian weights lie outside the centroids and would be stuck there.
+    the nearest centroid, in gaps: 2 alpha p (1 - p) with p = sigmoid(alpha (2d - 1)),
+    and zero beyond d = 1/2. The outermost cells are thus as wide outside as inside: at
+    one bit, 4 of 10 Gaussian weights lie outside the centroids and would be stuck.
     ln s and ln mu get their gradients through the selected centroid.
     """
     x = w * inv_scale

@@ -29,7 +29,8 @@ def read_state(saved: torch.Tensor) -> Tuple[int, bool, int, int]:
     Raises:
         StateError: If it is none.
     """
-    if saved.numel() != 4 or not torch.isfinite(saved).all():
+    known = saved.is_floating_point() and saved.shape == (4,)
+    if not known or not torch.isfinite(saved).all():
         raise StateError(
             f"its saved_state is {saved.flatten().tolist()[:8]}; allowed: four finite "
             "numbers"

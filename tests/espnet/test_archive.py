@@ -148,7 +148,9 @@ def special(name, mode):
 def test_links_and_devices(tmp_path, mode, kind):
     entry = special("exp/asr_x/link", mode | 0o777)
     contents = [*entries().items(), (entry, b"/etc/passwd")]
-    refused(write(tmp_path / "a.zip", contents), f"entry 'exp/asr_x/link': it is a {kind}")
+    refused(
+        write(tmp_path / "a.zip", contents), f"entry 'exp/asr_x/link': it is a {kind}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,14 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
     path.write_bytes(raw)
     unpack_archive(path, tmp_path / "unpacked")  # what it says, and not a byte more
     assert (tmp_path / "unpacked" / "zeros").stat().st_size == 10
+
+
+def test_an_entry_that_is_shorter_than_it_says(tmp_path):
+    content = bytes(54321)
+    path = write(tmp_path / "a.zip", [*entries().items(), ("zeros", content)])
+    longer = struct.pack("<I", len(content) + 10)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", len(content)), longer))
+    refused(path, "entry 'zeros': it ends after 54,321 of 54,331 bytes")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

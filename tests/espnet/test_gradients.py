@@ -52,13 +52,22 @@ def test_they_are_named_once(net, caplog, value):
     assert message.endswith("NaN or infinite gradients in 2.bias, 1.weight (of 14)")
 
 
+class Infinite(nn.Module):
+    def forward(self, x):
+        return x * math.inf
+
+
 def test_a_loss_that_is_not_finite(net, caplog):
-    net.zero_grad()
-    (net(torch.ones(1, 3)).sum() * math.nan).backward()
+    net.insert(3, nn.Sequential(Infinite()))
     with named_when_not_finite(nn.DataParallel(net)):
-        clip(net)
-    (message,) = told(caplog)
+        for _ in range(3):
+            net.zero_grad()
+            net(torch.ones(1, 3)).sum().backward()
+            clip(net)
+    message, where = told(caplog)
     assert message.endswith("those of all 14 tensors, as where the loss is not finite")
+    assert where == "The output of 3.0 (Infinite) is NaN or infinite, its input is not"
+    assert not any(module._forward_hooks for module in net.modules())
 
 
 def test_a_norm_that_overflows(net, caplog):

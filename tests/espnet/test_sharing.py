@@ -1,5 +1,6 @@
 """A model's way to others: zip, hub, and back by from_pretrained, packed and plain."""
 
+import io
 import os
 import pickle
 import re
@@ -117,6 +118,10 @@ def test_the_zip_has_what_a_reader_needs(zipped):
         *(f"{exp}/config.yaml", f"{exp}/valid.acc.ave.packed.pth"),
         f"{exp}/RESULTS.md",
     }
+    with zipfile.ZipFile(io.BytesIO(archive.read("float.zip"))) as plain:
+        weights = torch.load(io.BytesIO(plain.read(f"{exp}/valid.acc.ave.float.pth")))
+        assert not [name for name in weights if "_quantizer" in name]
+        assert b"gq_" not in plain.read(f"{exp}/valid.acc.ave.float.yaml")
     card = archive.read("README.md").decode()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["language"] == "en" and front["datasets"] == ["digits"]
