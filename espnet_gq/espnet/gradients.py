@@ -18,8 +18,8 @@ def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
     """Within the block `clip_grad_norm_` names what is not finite, the first time.
 
     Layers are named from the last to the first: a gradient that is too large for its
-    type spreads to those before it. Where all gradients are not finite the loss was
-    not, and the layer is named whose output, in the next step, is the first not to be.
+    type spreads to those before it. It may have begun in the forward pass; so a layer
+    whose output, in the next step, is not finite although its input is, is named too.
 
     Args:
         model: The model that is trained.
@@ -57,7 +57,7 @@ def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _report(model: torch.nn.Module) -> bool:
-    """Say what is not finite; returns whether all gradients are not."""
+    """Say what is not finite; returns whether any gradient is not."""
     parameters = list(model.named_parameters())
     check_finite(parameters)
     grads = [(name, p.grad) for name, p in parameters if p.grad is not None]
@@ -71,7 +71,7 @@ def _report(model: torch.nn.Module) -> bool:
     logging.warning(
         f"The norm of the gradients is NaN or infinite, the step is skipped: {what}"
     )
-    return bool(found) and len(found) == len(grads)
+    return bool(found)
 
 
 def _watch_outputs(model: torch.nn.Module) -> Callable[[], None]:

@@ -57,12 +57,13 @@ class Infinite(nn.Module):
         return x * math.inf
 
 
-def test_a_loss_that_is_not_finite(net, caplog):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_where_the_forward_pass_goes_wrong(net, caplog, wrapped):
     net.insert(3, nn.Sequential(Infinite()))
-    with named_when_not_finite(nn.DataParallel(net)):
+    with named_when_not_finite(nn.DataParallel(net) if wrapped else net):
         for _ in range(3):
             net.zero_grad()
-            net(torch.ones(1, 3)).sum().backward()
+            net(torch.ones(1, 3)).square().sum().backward()
             clip(net)
     message, where = told(caplog)
     assert message.endswith("those of all 14 tensors, as where the loss is not finite")

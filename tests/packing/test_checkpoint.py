@@ -210,3 +210,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         save({"x": Broken()}, path)
     assert torch.equal(load_state_dict(path)["x"], torch.ones(1))
     assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_packed_file_has_nothing_random_in_it(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        save(espnet_gq.pack(net()), tmp_path / name)
+    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
