@@ -489,3 +489,12 @@ def test_far_field_set(tmp_path):
     assert abs(np.sqrt(np.mean(written[0] ** 2)) - far_field.RMS) < 0.005
     assert "rt60=0.300s" in (tmp_path / "far/utt2room").read_text()
     assert (tmp_path / "far/text").read_text() == "a one two\n"
+
+
+def test_results_md_is_what_the_result_files_say(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").symlink_to(BENCHMARKS)
+    monkeypatch.chdir(tmp_path)
+    command = ["report", "--results", "benchmarks/results/grid"]
+    grid.main([*command, "--output", "RESULTS.md", "--plots", "docs/results"])
+    kept = (BENCHMARKS.parent / "RESULTS.md").read_bytes()
+    assert (tmp_path / "RESULTS.md").read_bytes() == kept
