@@ -19,8 +19,8 @@ from espnet_gq.packing import pack, save
 from espnet_gq.quantizer.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGURATION = ROOT / "docs/configuration.md"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def python_of(path):
@@ -36,8 +36,8 @@ def run(path, **names):
     return names
 
 
-def test_readme():
-    names = run(README)
+def test_the_example_in_python():
+    names = run(CONFIGURATION)
     assert names["packed"]["format"] == "espnet_gq.packed"
     assert type(names["float_model"][0]).__name__ == "Linear"
 
@@ -76,8 +76,8 @@ def test_the_method_in_the_guide():
     assert exponents.min() < -0.5
 
 
-def test_every_class_and_key_the_readme_names_exists():
-    text = README.read_text()
+def test_the_classes_and_keys_of_the_configuration_are_all_there_are():
+    text = CONFIGURATION.read_text()
     named = set(re.findall(r"`(gq_[a-z_]+)`", text)) - {"gq_conf"}
     known = {*ENCODERS, *DECODERS, *MODELS, *transducer_task.DECODERS}
     assert named == known

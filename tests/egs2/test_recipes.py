@@ -249,9 +249,15 @@ def small_configs(folder):
         (folder / "conf" / path.name).write_text(yaml.safe_dump(config))
 
 
+def bash_blocks(*documents):
+    """Return the commands of documents, a block each."""
+    text = "".join(path.read_text() for path in documents)
+    return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def readme(tmp_path_factory, digits):
-    """The folder after the README's bash blocks ran there; what each printed."""
+    """The folder after the documents' bash blocks ran there; what each printed."""
     folder = work_folder("fsdd_gq", tmp_path_factory.mktemp("readme") / "asr1")
     small_configs(folder)
     (folder / "local").unlink()
@@ -262,10 +268,8 @@ def readme(tmp_path_factory, digits):
             '"${corpus}" data', '"${corpus}" data --digits 60 9 9'
         )
     )
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
     printed = {}
-    for block in blocks:
+    for block in bash_blocks(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         command = re.sub(r"\s+#.*", "", block).strip()
         status, out = bash(folder, command, FSDD=str(digits))
         assert status == 0, f"{command}\n{out}"
@@ -276,7 +280,7 @@ def readme(tmp_path_factory, digits):
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_readme(readme):
     folder, printed = readme
-    assert len(printed) >= 6
+    assert len(printed) >= 8
     float_exp = folder / "exp/asr_train_asr_conformer_fsdd_raw_en_word"
     gq_exp = folder / "exp/asr_train_asr_conformer_gq_fsdd_raw_en_word"
     assert "epoch 1: train loss=" in next(iter(printed.values()))
