@@ -432,7 +432,12 @@ def get_parser() -> argparse.ArgumentParser:
         "--points", type=int, default=0, help="at most so many of each; 0: every one"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of points")
-    parser.add_argument("--json", type=Path, help="write the figures")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write the figures after every case; other cases of a file that is there "
+        "are kept, each with the command and machine that made it",
+    )
     return parser
 
 
@@ -454,19 +459,19 @@ def main() -> None:
     if unknown:
         sys.exit(f"--cases {unknown[0]}: allowed: {', '.join(cases)}")
     draw = random.Random(args.seed)
-    results: Dict[str, Any] = {}
-    problems: List[str] = []
-    begun = time.monotonic()
+    results = kept_cases(args.json, cases)
+    failed = False
     for name in names:
+        begun = time.monotonic()
         runner = Runner(cases[name], work, injector)
-        results[name] = {"changes": len(runner.changes)}
+        result: Dict[str, Any] = {"changes": len(runner.changes), "problems": []}
         for fault in kinds:
             outcome = Outcome()
             for at in runner.points(fault, args.points, draw):
                 runner.meet(fault, at, outcome)
             shown = {k: v for k, v in vars(outcome).items() if k != "problems"}
-            results[name][fault] = shown
-            problems += outcome.problems
+            result[fault] = shown
+            result["problems"] += outcome.problems
             print(
                 f"{name:12} {fault:6} {outcome.points:5} points, survived "
                 f"{outcome.survived}, data lost {outcome.data_lost}",
@@ -474,37 +479,48 @@ def main() -> None:
             )
             for problem in outcome.problems[:10]:
                 print(f"    {problem}")
-        results[name]["runs_again"] = len(runner.resumed)
+        result["runs_again"] = len(runner.resumed)
         shutil.rmtree(runner.folder)
-    outcomes = [o for r in results.values() for o in r.values() if isinstance(o, dict)]
-    total = {
-        key: sum(o[key] for o in outcomes)
-        for key in ("points", "survived", "data_lost")
-    }
-    print(
-        "in all: {points} points, survived {survived}, lost {data_lost}".format(**total)
-    )
-    if args.json:
-        write(args.json, total, results, problems, time.monotonic() - begun)
-    sys.exit(bool(problems))
+        failed |= bool(result["problems"])
+        results[name] = {**result, **made_by(time.monotonic() - begun)}
+        if args.json:
+            write(args.json, {name: results[name] for name in cases if name in results})
+    figures = "in all: {points} points, survived {survived}, lost {data_lost}"
+    print(figures.format(**total(results)))
+    sys.exit(failed)
 
 
-def write(path: Path, total, results, problems, seconds: float) -> None:
-    """Write the figures and what made them."""
+def kept_cases(path: Optional[Path], cases: Dict[str, Case]) -> Dict[str, Any]:
+    """Return the results in a file, of cases that are still there."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    return {name: result for name, result in kept.items() if name in cases}
+
+
+def made_by(seconds: float) -> Dict[str, Any]:
+    """Return what made the result of a case."""
     import report
 
-    from espnet_gq.files import write_json
-
-    record = {
-        "benchmark": "faults",
+    return {
         "command": report.command("--json"),
         "machine": report.machine("cpu"),
         "seconds": round(seconds),
-        "total": total,
-        "cases": results,
-        "problems": problems,
     }
-    write_json(path, record)
+
+
+def total(results: Dict[str, Any]) -> Dict[str, int]:
+    """Return the points of all cases and faults, added up."""
+    outcomes = [r[fault] for r in results.values() for fault in FAULTS if fault in r]
+    keys = ("points", "survived", "data_lost")
+    return {key: sum(outcome[key] for outcome in outcomes) for key in keys}
+
+
+def write(path: Path, results: Dict[str, Any]) -> None:
+    """Write the figures."""
+    from espnet_gq.files import write_json
+
+    write_json(path, {"benchmark": "faults", "total": total(results), "cases": results})
 
 
 if __name__ == "__main__":

@@ -73,6 +73,9 @@ def test_it_finds_what_is_not_written_aside(tmp_path):
 
 @needs_compiler
 def test_a_sample_of_the_points_survives(tmp_path):
+    outcome = {"points": 3, "survived": 3, "data_lost": 0}
+    kept = {"decode": {"kill": outcome, "problems": []}, "gone": {"kill": outcome}}
+    (tmp_path / "faults.json").write_text(json.dumps({"cases": kept}))
     done = subprocess.run(
         [
             *[sys.executable, str(BENCHMARKS / "faults.py"), "--points", "2"],
@@ -85,7 +88,10 @@ def test_a_sample_of_the_points_survives(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     figures = json.loads((tmp_path / "faults.json").read_text())
-    assert figures["total"] == {"points": 8, "survived": 8, "data_lost": 0}
-    assert figures["cases"]["train"]["kill"]["ended"] == {"killed": 2}
-    assert figures["cases"]["train"]["full"]["ended"] == {"error": 2}
-    assert figures["command"].startswith("python ") and not figures["problems"]
+    assert figures["total"] == {"points": 11, "survived": 11, "data_lost": 0}
+    cases = figures["cases"]
+    assert list(cases) == ["train", "decode", "format"]
+    assert cases["train"]["kill"]["ended"] == {"killed": 2}
+    assert cases["train"]["full"]["ended"] == {"error": 2}
+    assert cases["train"]["command"].startswith("python ")
+    assert not cases["train"]["problems"] and cases["decode"] == kept["decode"]
