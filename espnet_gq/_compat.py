@@ -22,6 +22,10 @@ LIGHTNING_CLASSES: Tuple[Tuple[str, str], ...] = (
     # 202611
     ("espnet3.components.modeling.lightning_module", "ESPnetLightningModule"),
 )
+AVERAGING_MODULES: Tuple[str, ...] = (
+    "espnet2.train.lightning_callbacks",
+    "espnet3.components.callbacks.default_callbacks",  # 202611
+)
 INIT_PARAM_MODULES: Tuple[str, ...] = (
     "espnet2.torch_utils.load_pretrained_model",
     "espnet2.tasks.abs_task",  # has its own name for it where it was imported first

@@ -100,6 +100,16 @@ def write_config_aside(task: type) -> None:
     task.main_worker = classmethod(main_worker)
 
 
+def average_aside(callback: type) -> None:
+    """Let a Lightning callback that averages checkpoints write the average aside."""
+    for name in ("on_fit_end", "on_validation_end"):  # ESPnet2, ESPnet3
+        average = vars(callback).get(name)
+        if average is not None and not hasattr(average, "gq_aside"):
+            average = saved_aside()(average)
+            average.gq_aside = True
+            setattr(callback, name, average)
+
+
 def write_results_aside(module: ModuleType) -> None:
     """Let the texts of `DatadirWriter` appear when it is left, whole or not at all.
 

@@ -9,6 +9,7 @@ from typing import Dict
 
 from espnet_gq._compat import (
     ASR_TASK_MODULES,
+    AVERAGING_MODULES,
     INIT_PARAM_MODULES,
     LIGHTNING_CLASSES,
     TRANSDUCER_TASK_MODULES,
@@ -110,6 +111,13 @@ def register_lightning(module: ModuleType) -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
+def register_averaging(module: ModuleType) -> None:
+    """Register with one of the modules that average checkpoints for Lightning."""
+    from espnet_gq.espnet.aside import average_aside
+
+    average_aside(module.AverageCheckpointsCallback)
+
+
 def register_results(module: ModuleType) -> None:
     """Register with espnet2.fileio.datadir_writer."""
     from espnet_gq.espnet.aside import write_results_aside
@@ -127,6 +135,7 @@ def register_init_param(module: ModuleType) -> None:
 REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
 REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
 REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
+REGISTER.update({name: register_averaging for name in AVERAGING_MODULES})
 REGISTER.update({name: register_init_param for name in INIT_PARAM_MODULES})
 REGISTER["espnet2.fileio.datadir_writer"] = register_results
 """ESPnet's modules to extend, and what to do once one of them is imported."""

@@ -234,6 +234,35 @@ def test_averages_are_quantized_checkpoints(folder, run):
     assert len(annealed(state)) == 1
 
 
+@pytest.mark.parametrize(
+    "module, hook",
+    [
+        ("espnet2.train.lightning_callbacks", "on_fit_end"),
+        pytest.param(
+            "espnet3.components.callbacks.default_callbacks",
+            "on_validation_end",
+            marks=needs_espnet3,
+        ),
+    ],
+)
+def test_averages_are_written_aside(tmp_path, module, hook):
+    callback_class = importlib.import_module(module).AverageCheckpointsCallback
+    best = {}
+    for name, value in (("1.ckpt", 1.0), ("2.ckpt", 3.0)):
+        state = {"state_dict": {"model.weight": torch.tensor([value])}}
+        torch.save(state, tmp_path / name)
+        best[str(tmp_path / name)] = None
+    kept = Namespace(best_k_models=best, monitor="valid/loss")
+    path = tmp_path / "valid.loss.ave_2best.pth"
+    path.write_bytes(b"the average before")
+    (tmp_path / "same file").hardlink_to(path)
+    model = nn.Linear(1, 1, bias=False)
+    callback = callback_class(str(tmp_path), [kept])
+    getattr(callback, hook)(Namespace(is_global_zero=True), model)
+    assert load_state_dict(path)["weight"].item() == 2.0
+    assert (tmp_path / "same file").read_bytes() == b"the average before"
+
+
 def test_figures_are_logged(folder):
     (events,) = (folder / "whole" / "lightning_logs").rglob("events.*")
     names = (b"train/gq_temperature", b"valid/gq_temperature", b"valid/gq_settled")
