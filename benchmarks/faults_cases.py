@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import torch
 from espnet2.tasks.asr import ASRTask
-from faults import Case, Damaged, digest_of, hashed
+from faults_runner import Case, Damaged, digest_of, hashed
 from tiny_task import ABSENT, Task
 
 import espnet_gq.espnet  # noqa: F401

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from grid_cells import DECLARATION, Grid, GridError
+from grid_place import StepFailed, Workplace
 from grid_queue import run, summary
 from grid_results import ALL, Rates, read_result, units
-from grid_run import StepFailed, Workplace
 
 RESULTS = Path(__file__).with_name("results") / "grid"
 

@@ -2,20 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from grid_cells import PARTS, GQConfs
-
-if TYPE_CHECKING:
-    from grid_run import Workplace
+from grid_place import Workplace
 
 UTTERANCES = 60
 """Of the development set, spread evenly."""
 
 
 def allocation(
-    place: "Workplace", architecture: str, start: str, effective_bits: float
+    place: Workplace, architecture: str, start: str, effective_bits: float
 ) -> GQConfs:
     """Return the gq_conf of each part of the model with so many bits on average.
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from grid_cells import Cell
-from grid_run import StepFailed, Stopped, Workplace
+from grid_place import StepFailed, Stopped, Workplace
+from grid_run import run_cell
 
 from espnet_gq.files import write_text
 
@@ -75,7 +76,7 @@ def run(place: Workplace, cells: Sequence[Cell]) -> int:
         if place.stopping:
             return True
         try:
-            record = place.run_cell(cell)
+            record = run_cell(place, cell)
         except Stopped:
             return True
         except Exception as e:  # whatever it is, the other cells go on

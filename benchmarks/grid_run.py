@@ -1,66 +1,33 @@
-"""Running a cell of the grid: data, float start, training, measuring, result file."""
+"""Running a cell of the grid: training, measuring, result file."""
 
 import datetime
-import fcntl
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional
 
 import yaml
 from grid_allocation import allocation
-from grid_cells import (
-    ROOT,
-    Architecture,
-    Cell,
-    Config,
-    GQConfs,
-    Grid,
-    GridError,
-    quantized,
-)
+from grid_cells import ROOT, Architecture, Cell, Config, GQConfs, quantized
+from grid_place import StepFailed, Workplace
 
 from espnet_gq.files import write_text
 
-HERE = Path(__file__).resolve().parent
-RECIPE = ROOT / "egs2/fsdd_gq/asr1"
-LINKS = ("asr.sh", "path.sh", "cmd.sh", "run.sh", "conf", "local")
-ERROR = re.compile(r"^\W*((\w+\.)*\w*(Error|Exception)\b:?.*|espnet_gq: error.*)$")
 STEP_TIME = re.compile(r"\d+epoch results: .*?\btrain_time=([0-9.e+-]+)")
 STEPS = re.compile(r"\d+epoch results: .*?\btotal_count=(\d+)")
-FLOAT_CHECKPOINT = "valid.loss.ave.pth"
-
-
-class StepFailed(Exception):
-    """A command of a cell failed; says why."""
-
-
-class Stopped(Exception):
-    """The run was interrupted."""
 
 
 def write_result(path: Path, record: Dict[str, Any]) -> None:
     """Write a result file, a line for every key."""
     lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def reason_of(log: Path) -> str:
-    """Return the line of a log that says best why the command failed."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if ERROR.match(line)]
-    return (errors or lines or ["it printed nothing"])[-1][:500]
 
 
 def commit() -> Optional[str]:
@@ -73,333 +40,139 @@ def commit() -> Optional[str]:
     return done.stdout.strip() or None
 
 
-class Workplace:
-    """The folder of a run: a recipe's folder, configs, starts, logs, result files.
-
-    Args:
-        root: The folder; made where it is missing.
-        grid: What is declared.
-        fsdd: Folder of the recordings, None for what the recipe finds itself.
-        jobs: Cells that run side by side.
+def run_cell(place: Workplace, cell: Cell) -> Dict[str, Any]:
+    """Train, measure and write the result file of a cell.
 
     Raises:
-        GridError: If another run uses the folder.
+        StepFailed: If a command fails.
     """
+    given = place.grid.architectures[cell.architecture]
+    start = place.start(cell.architecture, cell.start)
+    started = time.perf_counter()
+    folder = place.recipe / "exp" / cell.name
+    record = dict(benchmark="grid", format=1, cell=cell.name, **vars(cell))
+    commands: List[str] = []
+    trained = place.grid.trains(cell)
+    gq_confs = _gq_confs(place, cell)
+    if trained:
+        config = place.grid.cell_config(cell, gq_confs)
+    else:
+        config = _untrained(place, cell, gq_confs)
+    same = place.write_config(cell.name, config)
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if trained:
+        checkpoint = _train(place, cell, given, start, commands)
+    else:
+        shutil.copyfile(place.conf / f"{cell.name}.yaml", folder / "config.yaml")
+        checkpoint = _finished(place, cell) if place.grid.recalibrates(cell) else start
+    measuring = place.script(
+        "grid_evaluate.py",
+        *("--config", f"exp/{cell.name}/config.yaml"),
+        *("--checkpoint", os.path.relpath(checkpoint, place.recipe)),
+        *("--decoding", given.decoding, "--folder", f"exp/{cell.name}"),
+        *("--test_sets", *place.grid.test_sets),
+        *(["--recalibrate"] if place.grid.recalibrates(cell) else []),
+    )
+    place.call(measuring, place.logs / f"{cell.name}.measure.log")
+    commands.append(
+        shlex.join(["python", "benchmarks/grid_evaluate.py", *measuring[2:]])
+    )
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    record["config"] = _declared(place, cell, given, gq_confs)
+    record["commands"] = commands
+    record["start_figures"] = json.loads(start.with_suffix(".json").read_text())
+    record["training"] = _training_figures(folder) if trained else None
+    record.update(figures)
+    record["jobs"] = place.jobs
+    record["commit"] = commit()
+    record["date"] = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    record["seconds"] = round(time.perf_counter() - started, 1)
+    write_result(place.results / f"{cell.name}.json", record)
+    _tidy(folder)
+    return record
 
-    def __init__(self, root: Path, grid: Grid, fsdd: Optional[Path], jobs: int):
-        self.root, self.grid, self.fsdd, self.jobs = root.resolve(), grid, fsdd, jobs
-        self.recipe = self.root / "recipe"
-        self.conf = self.root / "conf"
-        self.starts = self.root / "starts"
-        self.results = self.root / "results"
-        self.logs = self.root / "logs"
-        for folder in (self.recipe, self.conf, self.starts, self.results, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = open(self.root / ".lock", "w")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise GridError(f"{root} is in use by another run") from None
-        for name in LINKS:
-            link = self.recipe / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(RECIPE / name)
-        self._running: Set[subprocess.Popen] = set()
-        self._guard = threading.Lock()
-        self._start_guard = threading.Lock()
-        self.measuring = threading.Lock()
-        self._start_failures: Dict[Tuple[str, str], str] = {}
-        self.stopping = False
 
-    # --- commands ---------------------------------------------------------------------
+def _train(
+    place: Workplace, cell: Cell, given: Architecture, start: Path, commands: List[str]
+) -> Path:
+    """Train a cell, or what is left of its training; returns the checkpoint."""
+    options = ("--pretrained_model", os.path.relpath(start, place.recipe))
+    command = place.training(cell.name, cell.architecture, *options)
+    checkpoint = f"exp/{cell.name}/{given.epochs['cell']}epoch.pth"
+    if not (place.recipe / checkpoint).exists():
+        place.call(command, place.logs / f"{cell.name}.log")
+    commands.append("OMP_NUM_THREADS=1 " + shlex.join(command))
+    if not (place.recipe / checkpoint).exists():
+        raise StepFailed(f"training ended without {checkpoint}")
+    return place.recipe / checkpoint
 
-    def call(self, command: Sequence[str], log: Path) -> None:
-        """Run a command in the recipe's folder on one thread.
 
-        Raises:
-            StepFailed: If it fails.
-            Stopped: If the run was interrupted meanwhile.
-        """
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("ESPNET_ROOT", "DATA", "FSDD")
-        }
-        env["OMP_NUM_THREADS"] = "1"
-        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', '')}"
-        env["PYTHONPATH"] = os.pathsep.join(
-            [str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
-        )
-        if self.fsdd is not None:
-            env["FSDD"] = str(self.fsdd.resolve())
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w") as output:
-            with self._guard:
-                if self.stopping:
-                    raise Stopped
-                process = subprocess.Popen(
-                    command,
-                    cwd=self.recipe,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-                self._running.add(process)
-            status = process.wait()
-        with self._guard:
-            self._running.discard(process)
-        if self.stopping:
-            raise Stopped
-        if status:
-            raise StepFailed(f"{reason_of(log)} (see {log})")
+def _gq_confs(place: Workplace, cell: Cell) -> Optional[GQConfs]:
+    """Return the gq_conf of each part, with bit widths of its own where chosen."""
+    gq_confs = place.grid.gq_confs(cell)
+    effective_bits = place.grid.ablation(cell).get("effective_bits")
+    if effective_bits is None:
+        return gq_confs
+    chosen = allocation(place, cell.architecture, cell.start, effective_bits)
+    return {part: {**gq_confs[part], **chosen.get(part, {})} for part in gq_confs}
 
-    def stop(self) -> None:
-        """End what runs."""
-        with self._guard:
-            self.stopping = True
-            for process in self._running:
-                try:
-                    os.killpg(process.pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    pass
 
-    def run_sh(self, *options: str) -> List[str]:
-        """Return a command of the recipe."""
-        return ["./run.sh", "--nj", str(self.jobs), *options]
+def _finished(place: Workplace, cell: Cell) -> Path:
+    """Return the packed file of the cell without its ablation.
 
-    def script(self, name: str, *options: str) -> List[str]:
-        """Return a command of this folder."""
-        return [sys.executable, str(HERE / name), *options]
+    Raises:
+        StepFailed: If that cell was not run.
+    """
+    base = replace(cell, ablation=None).name
+    packed = place.recipe / f"exp/{base}/packed.pth"
+    if not packed.exists():
+        raise StepFailed(f"it needs the model of {base}, which has not been run")
+    return packed
 
-    def tool(self, name: str, *options: str) -> List[str]:
-        """Return a command of the package."""
-        return [sys.executable, "-m", f"espnet_gq.bin.{name}", *options]
 
-    # --- what cells begin with --------------------------------------------------------
+def _untrained(place: Workplace, cell: Cell, gq_confs: Optional[GQConfs]) -> Config:
+    """Return the model's config.yaml of a cell that trains nothing."""
+    path = place.recipe / f"exp/{cell.architecture}-start/config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return config if gq_confs is None else quantized(config, gq_confs)
 
-    def _once(self, name: str, command: Sequence[str]) -> None:
-        done = self.recipe / "done" / name
-        if not done.exists():
-            self.call(command, self.logs / f"{name}.log")
-            write_text(done, shlex.join(command) + "\n")
 
-    def prepare_data(self) -> None:
-        """Make the training, development and test sets.
+def _declared(
+    place: Workplace, cell: Cell, given: Architecture, gq_confs: Optional[GQConfs]
+) -> Dict[str, Any]:
+    """Return what the declaration says of a cell."""
+    trained = place.grid.trains(cell)
+    return dict(
+        data=place.grid.data,
+        gq_conf=gq_confs,
+        start=place.grid.starts[cell.start],
+        base=given.config,
+        changes=given.changes,
+        decoding=given.decoding,
+        epochs=given.epochs["cell"] if trained else 0,
+        start_epochs=given.epochs["float"],
+        training=place.grid.cell_training if trained else None,
+    )
 
-        Raises:
-            StepFailed: If that fails.
-        """
-        given = self.grid.data
-        stages = ("--stage", "1", "--stop_stage", "5")
-        recipe = ("--local_data_opts", given["recipe"])
-        self._once("data", self.run_sh(*stages, *recipe))
-        if "test_far" in self.grid.test_sets:
-            folders = ("data/test_clean", "data/test_far")
-            options = given["far_field"].split()
-            far = self.script("far_field.py", *folders, *options)
-            self._once("far_field", far)
-            if not (self.recipe / "data/test_far/text").exists():
-                (self.recipe / "done/far_field").unlink()  # look again the next time
-                print((self.logs / "far_field.log").read_text().strip(), flush=True)
 
-    def _write_config(self, name: str, config: Config) -> bool:
-        """Write conf/NAME.yaml; returns whether it was there and is the same."""
-        path, text = self.conf / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False)
-        same = path.exists() and path.read_text(encoding="utf-8") == text
-        if not same:
-            write_text(path, text)
-        return same
+def _training_figures(folder: Path) -> Dict[str, Any]:
+    """Return the optimizer steps of a training and seconds a step (median)."""
+    text = "\n".join(
+        log.read_text(encoding="utf-8", errors="replace")
+        for log in sorted(folder.glob("train*.log"))
+    )
+    times = [float(t) for t in STEP_TIME.findall(text)]
+    counts = [int(n) for n in STEPS.findall(text)]
+    return dict(
+        steps=max(counts, default=None),
+        seconds_a_step=statistics.median(times) if times else None,
+    )
 
-    def _training(self, name: str, architecture: str, *options: str) -> List[str]:
-        return self.run_sh(
-            *("--stage", "11", "--stop_stage", "11"),
-            *("--asr_config", f"../conf/{name}.yaml"),
-            *("--asr_stats_dir", f"exp/stats_{architecture}"),
-            *("--asr_exp", f"exp/{name}"),
-            *options,
-        )
 
-    def start(self, architecture: str, start: str) -> Path:
-        """Return the checkpoint of a float start, made at the first call.
-
-        Raises:
-            StepFailed: If it cannot be made.
-        """
-        path = self.starts / f"{architecture}-{start}.pth"
-        if path.with_suffix(".json").exists():  # while another start is being made
-            return path
-        with self._start_guard:
-            if path.with_suffix(".json").exists():
-                return path
-            failed = self._start_failures.get((architecture, start))
-            if failed:
-                raise StepFailed(failed)
-            try:
-                self._make_start(architecture, start, path)
-            except StepFailed as e:
-                self._start_failures[architecture, start] = f"no start: {e}"
-                raise StepFailed(f"no start: {e}") from None
-        return path
-
-    def _make_start(self, architecture: str, start: str, path: Path) -> None:
-        name = f"{architecture}-start"
-        if not self._write_config(name, self.grid.float_config(architecture)):
-            shutil.rmtree(self.recipe / "exp" / name, ignore_errors=True)
-            for done in (name, f"stats_{architecture}"):
-                (self.recipe / "done" / done).unlink(missing_ok=True)
-        options = ("--asr_config", f"../conf/{name}.yaml")
-        stats = ("--asr_stats_dir", f"exp/stats_{architecture}")
-        stage = ("--stage", "10", "--stop_stage", "10")
-        self._once(f"stats_{architecture}", self.run_sh(*stage, *options, *stats))
-        print(f"float start {architecture}-{start} ...", flush=True)
-        self._once(name, self._training(name, architecture))
-        given = self.grid.starts[start]
-        self.call(
-            self.script(
-                "grid_heavy.py",
-                *("--config", f"exp/{name}/config.yaml"),
-                *("--checkpoint", f"exp/{name}/{FLOAT_CHECKPOINT}"),
-                *("--octaves", str(given.get("octaves", 0.0))),
-                *("--seed", str(given.get("seed", 0))),
-                *("--data", "data/dev", "--output", str(path)),
-            ),
-            self.logs / f"{architecture}-{start}.log",
-        )
-
-    # --- a cell -----------------------------------------------------------------------
-
-    def run_cell(self, cell: Cell) -> Dict[str, Any]:
-        """Train, measure and write the result file of a cell.
-
-        Raises:
-            StepFailed: If a command fails.
-        """
-        given = self.grid.architectures[cell.architecture]
-        start = self.start(cell.architecture, cell.start)
-        started = time.perf_counter()
-        folder = self.recipe / "exp" / cell.name
-        record = dict(benchmark="grid", format=1, cell=cell.name, **vars(cell))
-        commands: List[str] = []
-        trained = self.grid.trains(cell)
-        gq_confs = self._gq_confs(cell)
-        if trained:
-            config = self.grid.cell_config(cell, gq_confs)
-        else:
-            config = self._untrained(cell, gq_confs)
-        same = self._write_config(cell.name, config)
-        if not same:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        if trained:
-            checkpoint = self._train(cell, given, start, commands)
-        else:
-            shutil.copyfile(self.conf / f"{cell.name}.yaml", folder / "config.yaml")
-            checkpoint = self._finished(cell) if self.grid.recalibrates(cell) else start
-        measuring = self.script(
-            "grid_evaluate.py",
-            *("--config", f"exp/{cell.name}/config.yaml"),
-            *("--checkpoint", os.path.relpath(checkpoint, self.recipe)),
-            *("--decoding", given.decoding, "--folder", f"exp/{cell.name}"),
-            *("--test_sets", *self.grid.test_sets),
-            *(["--recalibrate"] if self.grid.recalibrates(cell) else []),
-        )
-        self.call(measuring, self.logs / f"{cell.name}.measure.log")
-        commands.append(
-            shlex.join(["python", "benchmarks/grid_evaluate.py", *measuring[2:]])
-        )
-        figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-        record["config"] = self._declared(cell, given, gq_confs)
-        record["commands"] = commands
-        record["start_figures"] = json.loads(start.with_suffix(".json").read_text())
-        record["training"] = self._training_figures(folder) if trained else None
-        record.update(figures)
-        record["jobs"] = self.jobs
-        record["commit"] = commit()
-        record["date"] = datetime.datetime.now(datetime.timezone.utc).strftime(
-            "%Y-%m-%d"
-        )
-        record["seconds"] = round(time.perf_counter() - started, 1)
-        write_result(self.results / f"{cell.name}.json", record)
-        self._tidy(folder)
-        return record
-
-    def _train(
-        self, cell: Cell, given: Architecture, start: Path, commands: List[str]
-    ) -> Path:
-        """Train a cell, or what is left of its training; returns the checkpoint."""
-        options = ("--pretrained_model", os.path.relpath(start, self.recipe))
-        command = self._training(cell.name, cell.architecture, *options)
-        checkpoint = f"exp/{cell.name}/{given.epochs['cell']}epoch.pth"
-        if not (self.recipe / checkpoint).exists():
-            self.call(command, self.logs / f"{cell.name}.log")
-        commands.append("OMP_NUM_THREADS=1 " + shlex.join(command))
-        if not (self.recipe / checkpoint).exists():
-            raise StepFailed(f"training ended without {checkpoint}")
-        return self.recipe / checkpoint
-
-    def _gq_confs(self, cell: Cell) -> Optional[GQConfs]:
-        """Return the gq_conf of each part, with bit widths of its own where chosen."""
-        gq_confs = self.grid.gq_confs(cell)
-        effective_bits = self.grid.ablation(cell).get("effective_bits")
-        if effective_bits is None:
-            return gq_confs
-        chosen = allocation(self, cell.architecture, cell.start, effective_bits)
-        return {part: {**gq_confs[part], **chosen.get(part, {})} for part in gq_confs}
-
-    def _finished(self, cell: Cell) -> Path:
-        """Return the packed file of the cell without its ablation.
-
-        Raises:
-            StepFailed: If that cell was not run.
-        """
-        base = replace(cell, ablation=None).name
-        packed = self.recipe / f"exp/{base}/packed.pth"
-        if not packed.exists():
-            raise StepFailed(f"it needs the model of {base}, which has not been run")
-        return packed
-
-    def _untrained(self, cell: Cell, gq_confs: Optional[GQConfs]) -> Config:
-        """Return the model's config.yaml of a cell that trains nothing."""
-        path = self.recipe / f"exp/{cell.architecture}-start/config.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return config if gq_confs is None else quantized(config, gq_confs)
-
-    def _declared(
-        self, cell: Cell, given: Architecture, gq_confs: Optional[GQConfs]
-    ) -> Dict[str, Any]:
-        """Return what the declaration says of a cell."""
-        trained = self.grid.trains(cell)
-        return dict(
-            data=self.grid.data,
-            gq_conf=gq_confs,
-            start=self.grid.starts[cell.start],
-            base=given.config,
-            changes=given.changes,
-            decoding=given.decoding,
-            epochs=given.epochs["cell"] if trained else 0,
-            start_epochs=given.epochs["float"],
-            training=self.grid.cell_training if trained else None,
-        )
-
-    @staticmethod
-    def _training_figures(folder: Path) -> Dict[str, Any]:
-        """Return the optimizer steps of a training and seconds a step (median)."""
-        text = "\n".join(
-            log.read_text(encoding="utf-8", errors="replace")
-            for log in sorted(folder.glob("train*.log"))
-        )
-        times = [float(t) for t in STEP_TIME.findall(text)]
-        counts = [int(n) for n in STEPS.findall(text)]
-        return dict(
-            steps=max(counts, default=None),
-            seconds_a_step=statistics.median(times) if times else None,
-        )
-
-    @staticmethod
-    def _tidy(folder: Path) -> None:
-        """Remove the checkpoints of a finished cell but the packed one."""
-        for path in folder.glob("*.pth"):
-            if path.name != "packed.pth":
-                path.unlink()
+def _tidy(folder: Path) -> None:
+    """Remove the checkpoints of a finished cell but the packed one."""
+    for path in folder.glob("*.pth"):
+        if path.name != "packed.pth":
+            path.unlink()

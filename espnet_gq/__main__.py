@@ -13,11 +13,14 @@ import sys
 import types
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq._worker import MODULE, PROGRAM
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.packing import CheckpointError
 
+PROGRAM = "ESPNET_GQ_PROGRAM"
+"""Environment variable by which the launcher hands its program's file to workers."""
+MODULE = "ESPNET_GQ_MODULE"
+"""The same for the name that followed -m, empty where a script was run."""
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
     "       python3 -m espnet_gq SCRIPT [ARG ...]\n"

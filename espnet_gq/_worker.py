@@ -10,17 +10,11 @@ import runpy
 import sys
 
 import espnet_gq.espnet  # noqa: F401
-
-PROGRAM = "ESPNET_GQ_PROGRAM"
-"""Environment variable by which the launcher hands its program's file to workers."""
-MODULE = "ESPNET_GQ_MODULE"
-"""The same for the name that followed -m, empty where a script was run."""
+from espnet_gq.__main__ import MODULE, PROGRAM, main
 
 if __name__ == "__mp_main__" and os.path.isfile(os.environ.get(PROGRAM, "")):
     globals().update(runpy.run_path(os.environ[PROGRAM], run_name="__mp_main__"))
 elif __name__ == "__main__":
-    from espnet_gq.__main__ import main
-
     module = os.environ.get(MODULE)
     sys.argv[1:1] = ["-m", module] if module else [os.environ.get(PROGRAM, "")]
     main()

@@ -23,6 +23,7 @@ import grid  # noqa: E402
 import grid_allocation  # noqa: E402
 import grid_evaluate  # noqa: E402
 import grid_heavy  # noqa: E402
+import grid_place  # noqa: E402
 import grid_queue  # noqa: E402
 import grid_report  # noqa: E402
 import grid_run  # noqa: E402
@@ -85,9 +86,9 @@ def test_widths_of_an_allocation_replace_those_of_the_cell(
     (tmp_path / "chosen.yaml").write_text(yaml.safe_dump({"encoder_conf": chosen}))
     found = grid_allocation.read(tmp_path / "chosen.yaml")
     monkeypatch.setattr(grid_run, "allocation", lambda *_: found)
-    place = grid_run.Workplace(tmp_path / "place", declared, None, 1)
+    place = grid_place.Workplace(tmp_path / "place", declared, None, 1)
     cell = Cell("conformer", "trained", "gq", 4, "allocated_4", 1)
-    confs = place._gq_confs(cell)
+    confs = grid_run._gq_confs(place, cell)
     assert confs["encoder"] == chosen["gq_conf"] and confs["model"] == {"bits": 4}
     config = declared.cell_config(cell, confs)
     assert config["encoder_conf"]["gq_conf"] == chosen["gq_conf"]
@@ -95,10 +96,10 @@ def test_widths_of_an_allocation_replace_those_of_the_cell(
 
 def test_a_recalibrated_model_is_that_of_another_cell(declared, tmp_path):
     cell = Cell("conformer", "trained", "gq", 2, "recalibrated", 1)
-    place = grid_run.Workplace(tmp_path, declared, None, 1)
+    place = grid_place.Workplace(tmp_path, declared, None, 1)
     assert not declared.trains(cell) and declared.trains(replace(cell, ablation=None))
-    with pytest.raises(grid_run.StepFailed, match="conformer-trained-gq-2b-s1"):
-        place._finished(cell)
+    with pytest.raises(grid_place.StepFailed, match="conformer-trained-gq-2b-s1"):
+        grid_run._finished(place, cell)
 
 
 def test_batch_norm_statistics_are_those_of_the_data(tmp_path, monkeypatch):
@@ -161,8 +162,8 @@ def test_merged():
 
 @pytest.fixture
 def place(tmp_path, declared, monkeypatch):
-    monkeypatch.setattr(grid_run.Workplace, "prepare_data", lambda self: None)
-    return grid_run.Workplace(tmp_path, declared, None, 1)
+    monkeypatch.setattr(grid_place.Workplace, "prepare_data", lambda self: None)
+    return grid_place.Workplace(tmp_path, declared, None, 1)
 
 
 def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
@@ -170,15 +171,15 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
 ):
     cells, ran = declared.cells[:4], []
 
-    def run_cell(self, cell):
+    def run_cell(place, cell):
         ran.append(cell)
         if cell == cells[1]:
-            raise grid_run.StepFailed("ValueError: no data (see a.log)")
+            raise grid_place.StepFailed("ValueError: no data (see a.log)")
         record = record_of(cell)
-        grid_run.write_result(self.results / f"{cell.name}.json", record)
+        grid_run.write_result(place.results / f"{cell.name}.json", record)
         return record
 
-    monkeypatch.setattr(grid_run.Workplace, "run_cell", run_cell)
+    monkeypatch.setattr(grid_queue, "run_cell", run_cell)
     grid_run.write_result(place.results / f"{cells[0].name}.json", record_of(cells[0]))
     assert grid_queue.run(place, cells) == 1
     assert ran == cells[1:]
@@ -189,25 +190,23 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
     assert f"[1/3] {cells[1].name}: FAILED: ValueError" in printed
     assert "[3/3]" in printed and "0 h 00 min left" in printed
     # The next run tries the failed cell again, and nothing else.
-    monkeypatch.setattr(
-        grid_run.Workplace, "run_cell", lambda self, cell: record_of(cell)
-    )
+    monkeypatch.setattr(grid_queue, "run_cell", lambda place, cell: record_of(cell))
     assert grid_queue.run(place, cells) == 0
     assert not failed.exists()
 
 
 def test_two_runs_do_not_share_a_folder(place, declared):
     with pytest.raises(GridError, match="in use by another run"):
-        grid_run.Workplace(place.root, declared, None, 1)
+        grid_place.Workplace(place.root, declared, None, 1)
 
 
 def test_a_failing_command_gives_the_reason(place, tmp_path):
     code = "print('x'); raise RuntimeError('no such tensor')"
     log = tmp_path / "a.log"
-    with pytest.raises(grid_run.StepFailed, match="RuntimeError: no such tensor"):
+    with pytest.raises(grid_place.StepFailed, match="RuntimeError: no such tensor"):
         place.call([sys.executable, "-c", code], log)
     place.stop()
-    with pytest.raises(grid_run.Stopped):
+    with pytest.raises(grid_place.Stopped):
         place.call([sys.executable, "-c", ""], log)
 
 
@@ -218,7 +217,7 @@ def test_training_figures_come_from_all_logs(tmp_path):
     (tmp_path / "train.log").write_text(line.format(3, 0.5, 30))
     first = [line.format(1, 0.25, 10), line.format(2, 0.375, 20)]
     (tmp_path / "train.1.log").write_text("\n".join(first))
-    found = grid_run.Workplace._training_figures(tmp_path)
+    found = grid_run._training_figures(tmp_path)
     assert found == {"steps": 30, "seconds_a_step": 0.375}
 
 
@@ -432,13 +431,13 @@ def test_check_compares_with_the_interval(folder, declared, capsys):
 
 
 def test_check_runs_the_cell_in_another_folder(folder, tmp_path, monkeypatch, capsys):
-    def run_cell(self, cell):
+    def run_cell(place, cell):
         record = record_of(cell, seed=1)
-        grid_run.write_result(self.results / f"{cell.name}.json", record)
+        grid_run.write_result(place.results / f"{cell.name}.json", record)
         return record
 
-    monkeypatch.setattr(grid_run.Workplace, "prepare_data", lambda self: None)
-    monkeypatch.setattr(grid_run.Workplace, "run_cell", run_cell)
+    monkeypatch.setattr(grid_place.Workplace, "prepare_data", lambda self: None)
+    monkeypatch.setattr(grid_queue, "run_cell", run_cell)
     command = ["check", "--cell", "conformer-trained-gq-5b-s1"]
     command += ["--results", str(folder)]
     with pytest.raises(SystemExit) as stopped:
