@@ -162,6 +162,19 @@ def soft_backward(
     )
 
 
+def hard_slope(t: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return the slope with which a hard pass trains weights at positions t.
+
+    That of the two-centroid soft assignment at the distance d to the nearest centroid,
+    in gaps: 2 alpha p (1 - p) with p = sigmoid(alpha (2d - 1)); zero beyond d = 1/2.
+    The outermost cells are thus as wide outside as inside: at one bit, 4 of 10 Gaussian
+    weights lie outside the centroids and would be stuck.
+    """
+    away = torch.where(t >= 0.5, 1.0 - t, t).abs()
+    p = torch.sigmoid(alpha * (2.0 * away - 1.0))
+    return torch.where(away <= 0.5, 2.0 * alpha * p * (1.0 - p), 0.0)
+
+
 def hard_backward(
     grad: torch.Tensor,
     w: torch.Tensor,
@@ -173,17 +186,12 @@ def hard_backward(
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return surrogate gradients for the hard forward pass.
 
-    The weights get the slope of the two-centroid soft assignment at their distance d to
-    the nearest centroid, in gaps: 2 alpha p (1 - p) with p = sigmoid(alpha (2d - 1)),
-    and zero beyond d = 1/2. The outermost cells are thus as wide outside as inside: at
-    one bit, 4 of 10 Gaussian weights lie outside the centroids and would be stuck.
-    ln s and ln mu get their gradients through the selected centroid.
+    The weights get `hard_slope`; ln s and ln mu get their gradients through the
+    selected centroid.
     """
     x = w * inv_scale
     k, t = locate(x, c)
-    away = torch.where(t >= 0.5, 1.0 - t, t).abs()
-    p = torch.sigmoid(alpha * (2.0 * away - 1.0))
-    slope = torch.where(away <= 0.5, 2.0 * alpha * p * (1.0 - p), 0.0)
+    slope = hard_slope(t, alpha)
     index = hard_index(x, c)
     return (
         grad * slope,

@@ -4,7 +4,7 @@ Only the weights themselves (already held as a parameter), the scales and the co
 are kept for the backward pass; everything else is computed again there.
 """
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 
@@ -75,7 +75,7 @@ class FakeQuantize(torch.autograd.Function):
     """w, ln s, ln mu -> quantized weights. See `fake_quantize`."""
 
     @staticmethod
-    def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors):
+    def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors, slope_alpha):
         work = _work(w, log_scale)
         c, dc = codebook(log_mu, bits, work.dtype)
         scale, inverse = scale_pair(log_scale, work.dtype)
@@ -88,7 +88,8 @@ class FakeQuantize(torch.autograd.Function):
         else:
             out = assignment.hard_forward(work, scale, inverse, c)
         ctx.save_for_backward(w, scale, inverse, c, dc)
-        ctx.options = (mode, alpha, factors)
+        backward = (mode, alpha) if slope_alpha is None else (HARD, slope_alpha)
+        ctx.options = (*backward, factors)
         ctx.shapes = [(t.shape, t.dtype) for t in (w, log_scale, log_mu)]
         return out.to(w.dtype).view(w.shape)
 
@@ -111,7 +112,7 @@ class FakeQuantize(torch.autograd.Function):
         grads = (grads[0], grads[1] * factors[0], grads[2] * factors[1])
         return (
             *(g.to(dtype).view(shape) for g, (shape, dtype) in zip(grads, ctx.shapes)),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -123,6 +124,7 @@ def fake_quantize(
     mode: int,
     alpha: float,
     factors: Tuple[float, float] = (1.0, 1.0),
+    slope_alpha: Optional[float] = None,
 ) -> torch.Tensor:
     """Quantize weights in a way that trains.
 
@@ -137,8 +139,12 @@ def fake_quantize(
             forward, slope of the soft assignment backward).
         alpha: Inverse temperature of the soft assignment.
         factors: Multipliers of the gradients of ln s and ln mu.
+        slope_alpha: The backward pass is that of HARD at this inverse temperature,
+            whatever the forward pass.
 
     Returns:
         Tensor of the shape and type of w.
     """
-    return FakeQuantize.apply(w, log_scale, log_mu, bits, mode, float(alpha), factors)
+    return FakeQuantize.apply(
+        *(w, log_scale, log_mu, bits, mode, float(alpha), factors, slope_alpha)
+    )

@@ -13,13 +13,17 @@ from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize
 from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU, codebook
 
 SOFT_FROM_BITS = 4
-"""From this width on the forward pass is soft; below, a soft pass leaves too large a
-soft-to-hard gap and its gradient dies, so the forward pass is hard and the backward
-pass takes the slope of the soft assignment."""
+"""From this width on the forward pass is soft and hardens; below, a soft pass leaves
+too large a soft-to-hard gap, so the forward pass is hard from the start."""
 # First and last inverse temperature. The hard pass has no gap to close: its slope only
 # has to reach the weights, and on the evidence grid 1 to 2 ended at a lower validation
 # loss than 2 to 4 (1 bit: 0.27 against 0.39, 2 bits: 0.13 against 0.19).
 ALPHA = {SOFT: (3.0, 50.0), HARD: (1.0, 2.0)}
+SLOPE_ALPHA = 1.5
+"""Inverse temperature of the slope with which a soft pass trains the weights. Its own
+gradient dies as it hardens: on the evidence grid, learning stopped three fifths into
+the training, and a transducer at 5 and 4 bits ended at a validation loss of 1.15 and
+1.08 instead of 0.99 and 0.95, a Conformer at 0.17 and 0.18 instead of 0.16 and 0.14."""
 FORWARDS = ("auto", "soft", "hard")
 
 
@@ -27,12 +31,15 @@ class AnnealedQuantizer(Quantizer):
     """A quantizer whose assignment is soft and is annealed, or hard with a soft slope.
 
     In training, weights pass through a soft assignment whose temperature is annealed
-    (or, at few bits, a hard one with the soft slope as its gradient).
+    (or, at few bits, through a hard one). They are trained with the slope of a soft
+    assignment that stays soft.
 
     Args:
         bits, channels, granularity, annealing, every, gates: See `Quantizer`.
             granularity None: "channel" below SOFT_FROM_BITS bits, else "tensor".
         forward: "soft", "hard" or "auto" (by bit width).
+        own_gradient: Train with the gradient of the soft forward pass itself, where the
+            forward pass is soft.
     """
 
     def __init__(
@@ -44,6 +51,8 @@ class AnnealedQuantizer(Quantizer):
         annealing: Annealing = Annealing(),
         every: int = 1,
         gates: int = 1,
+        *,
+        own_gradient: bool = False,
     ):
         if forward == "auto":
             forward = "soft" if bits >= SOFT_FROM_BITS else "hard"
@@ -51,6 +60,7 @@ class AnnealedQuantizer(Quantizer):
         annealing = annealing.resolve(*ALPHA[mode])
         super().__init__(bits, channels, granularity, annealing, every, gates)
         self.mode = mode
+        self.slope_alpha = None if own_gradient or mode == HARD else SLOPE_ALPHA
         self.log_scale._no_weight_decay = True
 
     @staticmethod
@@ -74,6 +84,7 @@ class GeneralQuantizer(AnnealedQuantizer):
         mu: Curvature to begin with. None: the one of least squared error.
         train_mu: Whether the curvature is trained.
         fit: Whether the scale begins at least squared error, or at max|w|.
+        own_gradient: See `AnnealedQuantizer`.
 
     Raises:
         ValueError: If mu is out of range, or fit is False without mu.
@@ -87,9 +98,10 @@ class GeneralQuantizer(AnnealedQuantizer):
         mu: Optional[float] = None,
         train_mu: bool = True,
         fit: bool = True,
+        own_gradient: bool = False,
         **kwargs,
     ):
-        super().__init__(bits, channels, *args, **kwargs)
+        super().__init__(bits, channels, *args, own_gradient=own_gradient, **kwargs)
         if mu is not None and not MIN_LOG_MU <= math.log(max(mu, 1e-9)) <= MAX_LOG_MU:
             raise ValueError(
                 f"mu is {mu:g}; allowed: {math.exp(MIN_LOG_MU):.1g} to "
@@ -121,7 +133,8 @@ class GeneralQuantizer(AnnealedQuantizer):
         numel = max(w.numel(), 1)
         factors = ((self.log_scale.numel() / numel) ** 0.5, numel**-0.5)
         return fake_quantize(
-            w, self.log_scale, self.log_mu, self.bits, self.mode, self.alpha, factors
+            *(w, self.log_scale, self.log_mu, self.bits, self.mode, self.alpha),
+            *(factors, self.slope_alpha),
         )
 
     def _soft(self, w: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from espnet_gq.quantizer import Annealing, GeneralQuantizer
 from espnet_gq.quantizer.fit import fit
 from espnet_gq.quantizer.function import hard_quantize
+from espnet_gq.quantizer.general import SLOPE_ALPHA
 from espnet_gq.quantizer.mulaw import codebook
 
 
@@ -99,6 +100,46 @@ def test_a_curvature_that_is_not_trained():
 def test_a_start_that_cannot_be_is_refused(options):
     with pytest.raises(ValueError, match="allowed"):
         GeneralQuantizer(5, 32, **options)
+
+
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_a_soft_pass_hardens_and_its_weights_go_on_learning(bits):
+    annealing = Annealing(start=3.0, end=50.0, steps=10)
+    quantizer = GeneralQuantizer(bits, 32, annealing=annealing)
+    w, gaps, slopes = weights(), [], []
+    for _ in range(11):
+        leaf = w.clone().requires_grad_()
+        out = quantizer(leaf)
+        out.sum().backward()
+        gaps.append(float((out.detach() - quantizer.quantize(w)).norm()))
+        inside = w.abs() < quantizer.scale().item()
+        slopes.append(float(leaf.grad[inside].min()))
+        quantizer.advance()
+    assert all(later < earlier for earlier, later in zip(gaps, gaps[1:]))
+    assert gaps[-1] < 0.3 * gaps[0]
+    assert min(slopes) > 0.4
+    own = GeneralQuantizer(bits, 32, annealing=annealing, own_gradient=True)
+    own.step = 10
+    leaf = w.clone().requires_grad_()
+    out = own(leaf)
+    out.sum().backward()
+    assert (leaf.grad < 0.01).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_a_soft_pass_has_the_slope_of_a_hard_one(bits):
+    given = weights(seed=1)
+
+    def gradients(forward, alpha):
+        annealing = Annealing(start=alpha, end=alpha)
+        quantizer = GeneralQuantizer(bits, 32, forward=forward, annealing=annealing)
+        leaf = weights().requires_grad_()
+        quantizer(leaf).backward(given)
+        return leaf.grad, quantizer.log_scale.grad, quantizer.log_mu.grad
+
+    soft, hard = gradients("soft", 20.0), gradients("hard", SLOPE_ALPHA)
+    for ours, expected in zip(soft, hard):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_evaluation_result_is_kept_until_something_changes():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from espnet_gq.quantizer import Annealing
-from espnet_gq.quantizer.function import SOFT, fake_quantize
+from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize
+from espnet_gq.quantizer.general import SLOPE_ALPHA
 from espnet_gq.quantizer.methods import METHODS, create, own_options
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.quantizer.peers.dkm import turn
@@ -248,19 +249,25 @@ def test_dkm_gradient():
     assert torch.autograd.gradcheck(weights_in_use, (w,))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 5])
-def test_free_centroids_on_the_curve_are_gq(bits):
+@pytest.mark.parametrize("forward", ["soft", "hard", "own gradient"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 5])
+def test_free_centroids_on_the_curve_are_gq(bits, forward):
     w = weights().double()
     annealing = Annealing(start=6.0, end=6.0)
-    options = dict(annealing=annealing, forward="soft", granularity="tensor")
-    free = fitted("free", bits, w, **options)
+    options = dict(annealing=annealing, granularity="tensor")
+    options["forward"] = "hard" if forward == "hard" else "soft"
+    own = forward == "own gradient"
+    free = fitted("free", bits, w, **options, own_gradient=own)
     log_mu = torch.tensor([1.5]).double()
     with torch.no_grad():
         free.codebook.copy_(codebook(log_mu, bits, torch.float64)[0])
     grad = torch.randn_like(w)
     out, dw, _ = trained(free, w, grad)
     leaf = w.clone().requires_grad_()
-    gq = fake_quantize(leaf, free.log_scale, log_mu, bits, SOFT, 6.0)
+    mode, slope = HARD if forward == "hard" else SOFT, None
+    if forward == "soft":
+        slope = SLOPE_ALPHA
+    gq = fake_quantize(leaf, free.log_scale, log_mu, bits, mode, 6.0, slope_alpha=slope)
     gq.backward(grad)
     torch.testing.assert_close(out, gq.detach())
     torch.testing.assert_close(dw, leaf.grad)
@@ -270,7 +277,7 @@ def test_free_centroids_on_the_curve_are_gq(bits):
 def test_free_centroids_get_their_gradient(forward):
     w = weights(shape=(3, 6)).double()
     options = dict(annealing=Annealing(start=3.0, end=3.0), forward=forward)
-    free = fitted("free", 2, w, **options).train()
+    free = fitted("free", 2, w, **options, own_gradient=forward == "soft").train()
     free(w).square().sum().backward()
     step, numeric = 1e-6, []
     for j in range(4):
@@ -288,5 +295,7 @@ def test_free_centroids_get_their_gradient(forward):
 def test_options_of_a_method():
     assert list(own_options("dkm")) == ["temperature", "iterations", "tolerance"]
     assert list(own_options("lloyd_max")) == ["strength", "compress_every"]
-    assert own_options("gq") == {"mu": None, "train_mu": True, "fit": True}
-    assert all(own_options(m) == {} for m in ("uniform", "lsq", "free"))
+    own = {"own_gradient": False}
+    assert own_options("gq") == {"mu": None, "train_mu": True, "fit": True, **own}
+    assert own_options("free") == own
+    assert all(own_options(m) == {} for m in ("uniform", "lsq"))

@@ -20,8 +20,8 @@ class FreeQuantizer(AnnealedQuantizer, FittedCodebook):
     Args: see `AnnealedQuantizer`.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, own_gradient: bool = False, **kwargs):
+        super().__init__(*args, own_gradient=own_gradient, **kwargs)
         start = self._buffers.pop("codebook")
         self.codebook = nn.Parameter(start)
         self.codebook._no_weight_decay = True
@@ -43,15 +43,17 @@ class FreeQuantizer(AnnealedQuantizer, FittedCodebook):
         k, _ = assignment.locate(x.detach(), c.detach())
         width = (c[k + 1] - c[k]).clamp_min(1e-12)
         t = (x - c[k]) / width
-        if mode == SOFT:
-            t = t.clamp(-assignment.OVERSHOOT, 1.0 + assignment.OVERSHOOT)
-            p, _ = assignment.window(t, k, c.numel(), self.alpha)
-            out = scale * (p * assignment.padded(c, k)).sum(0)
-        else:
-            at = t.detach()
-            p = torch.sigmoid(self.alpha * (2.0 * at - 1.0))
-            slope = 2.0 * self.alpha * p * (1.0 - p)
-            slope = torch.where((at >= 0.0) & (at <= 1.0), slope, 0.0)
-            index = assignment.hard_index(x.detach(), c.detach())
-            out = scale * c[index] + slope * (rows - rows.detach())
+        soft = scale * self._mixed(t, k, c) if mode == SOFT else None
+        if soft is not None and self.slope_alpha is None:  # its own gradient
+            return soft.to(w.dtype).view(w.shape)
+        slope = assignment.hard_slope(t.detach(), self.slope_alpha or self.alpha)
+        index = assignment.hard_index(x.detach(), c.detach())
+        out = scale * c[index] + slope * (rows - rows.detach())
+        if soft is not None:  # only its value
+            out = out + (soft - out).detach()
         return out.to(w.dtype).view(w.shape)
+
+    def _mixed(self, t: torch.Tensor, k: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        t = t.clamp(-assignment.OVERSHOOT, 1.0 + assignment.OVERSHOOT)
+        p, _ = assignment.window(t, k, c.numel(), self.alpha)
+        return (p * assignment.padded(c, k)).sum(0)
