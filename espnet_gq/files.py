@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any, Iterator, Set, TextIO, Tuple, Union
 
@@ -52,6 +53,27 @@ def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def folder_aside(path: PathLike) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; move it into place at the end.
+
+    As `written_aside`, but `path` must not exist, and what was written to the files is
+    not forced onto the disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    handle, temporary = _create(path, folder=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
+
+
 def remove_leftovers(folder: PathLike) -> None:
     """Remove what killed writers left in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
@@ -59,16 +81,24 @@ def remove_leftovers(folder: PathLike) -> None:
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(handle)
 
 
-def _create(path: Path) -> Tuple[int, Path]:
-    """Return a new file beside `path`: its handle, locked while we live, and name."""
+def _create(path: Path, folder: bool = False) -> Tuple[int, Path]:
+    """Return a new file or folder beside `path`: its handle, locked while we live, and
+    its name."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if folder:
+            temporary.mkdir()
+            try:
+                handle = os.open(temporary, os.O_RDONLY)
+            except FileNotFoundError:  # as below
+                continue
+        else:
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:

@@ -4,7 +4,13 @@ import signal
 import pytest
 
 from espnet_gq import files
-from espnet_gq.files import AsideText, write_json, write_text, written_aside
+from espnet_gq.files import (
+    AsideText,
+    folder_aside,
+    write_json,
+    write_text,
+    written_aside,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -27,12 +33,12 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
     assert path.stat().st_mode == usual.stat().st_mode
 
 
-def killed_writer(path):
+def killed_writer(path, aside=written_aside):
     """Have a process killed while it writes; return what it leaves."""
     child = os.fork()
     if child == 0:
-        with written_aside(path) as temporary:
-            temporary.write_text("half")
+        with aside(path) as temporary:
+            (temporary / "a" if temporary.is_dir() else temporary).write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     (left,) = [name for name in os.listdir(path.parent) if name != path.name]
@@ -49,6 +55,23 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path, monkeypatc
     monkeypatch.setattr(files, "_swept", set())  # as another process
     write_text(path, "whole\n")
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "model"
+    with pytest.raises(RuntimeError):
+        with folder_aside(path) as temporary:
+            (temporary / "a").write_text("half")
+            raise RuntimeError
+    assert os.listdir(path.parent) == []
+    left = killed_writer(path, folder_aside)
+    assert left.startswith(".model.") and not path.exists()
+    with folder_aside(path) as temporary:
+        (temporary / "a").write_text("whole")
+        files.remove_leftovers(path.parent)
+        assert not path.exists()
+    assert os.listdir(path.parent) == ["model"]
+    assert (path / "a").read_text() == "whole"
 
 
 def test_what_a_living_writer_writes_stays(tmp_path):

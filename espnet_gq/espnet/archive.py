@@ -15,7 +15,6 @@ configurations wherever the names in a zip point to. Here nothing leaves the fol
 import contextlib
 import stat
 import sys
-import tempfile
 import unicodedata
 import zipfile
 from datetime import datetime
@@ -26,7 +25,7 @@ import torch
 import yaml
 
 from espnet_gq._compat import espnet_version
-from espnet_gq.files import written_aside
+from espnet_gq.files import folder_aside, written_aside
 
 PathLike = Union[str, Path]
 
@@ -218,11 +217,7 @@ def unpack_archive(path: PathLike, folder: PathLike) -> None:
         raise FileNotFoundError(f"{path}: no such file")
     if folder.exists():
         raise FileExistsError(f"{folder} exists; allowed: a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as temporary:
-        aside = Path(temporary) / "unpacked"
-        aside.mkdir()
+    with folder_aside(folder) as aside:
         with contextlib.ExitStack() as stack:
             with reading(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
@@ -232,7 +227,6 @@ def unpack_archive(path: PathLike, folder: PathLike) -> None:
             model_files(aside)
         except ArchiveError as e:
             raise ArchiveError(str(e).replace(str(aside), str(path))) from None
-        aside.rename(folder)
 
 
 # ---- Reading a model folder ---------------------------------------------------------
