@@ -324,7 +324,8 @@ class Runner:
             found, leftovers = digests(self.at, self.case)
             outcome.leftovers += bool(leftovers)
             problems += self._unknown(found)
-            problems += [f"{n} is gone" for n in self.before if n not in found]
+            kept = [name for name in self.before if name in self.final]
+            problems += [f"{name} is gone" for name in kept if name not in found]
             if status == 0 and any(found.get(n) != d for n, d in self.final.items()):
                 problems.append("it ended well with another result")
             if status > 0 and leftovers:

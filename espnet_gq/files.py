@@ -74,6 +74,18 @@ def folder_aside(path: PathLike) -> Iterator[Path]:
         os.close(handle)
 
 
+def link_aside(path: PathLike, target: str) -> None:
+    """Set a symbolic link, or set it anew, without a moment in which there is none."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+    os.symlink(target, temporary)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
 def remove_leftovers(folder: PathLike) -> None:
     """Remove what killed writers left in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
@@ -81,7 +93,7 @@ def remove_leftovers(folder: PathLike) -> None:
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() else os.unlink(path)
             finally:
                 os.close(handle)
 

@@ -12,7 +12,7 @@ from typing import Iterator
 
 import torch
 
-from espnet_gq.files import AsideText, written_aside
+from espnet_gq.files import AsideText, link_aside, written_aside
 
 
 @contextlib.contextmanager
@@ -33,6 +33,28 @@ def saved_aside() -> Iterator[None]:
         yield
     finally:
         torch.save = original
+
+
+@contextlib.contextmanager
+def linked_aside() -> Iterator[None]:
+    """Let a symbolic link that is set anew within the block be there all the time.
+
+    ESPnet removes it first: a link that is removed stays until it is set.
+    """
+    unlink, symlink_to = Path.unlink, Path.symlink_to
+
+    def unlink_file(self, missing_ok=False):
+        if not self.is_symlink():
+            unlink(self, missing_ok)
+
+    def link(self, target, target_is_directory=False):
+        link_aside(self, target)
+
+    Path.unlink, Path.symlink_to = unlink_file, link
+    try:
+        yield
+    finally:
+        Path.unlink, Path.symlink_to = unlink, symlink_to
 
 
 @contextlib.contextmanager

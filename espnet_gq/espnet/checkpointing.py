@@ -9,7 +9,6 @@ the removing: the next epoch does it.
 
 import contextlib
 import dataclasses
-import secrets
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence, Tuple
 
@@ -18,8 +17,8 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_gq._compat import checkpoint_types, tensors_only
-from espnet_gq.espnet.aside import plotted_aside, saved_aside
-from espnet_gq.files import SUFFIX
+from espnet_gq.espnet.aside import linked_aside, plotted_aside, saved_aside
+from espnet_gq.files import link_aside
 from espnet_gq.packing import CheckpointError, load_object, save
 
 CHECKPOINT = "checkpoint.pth"
@@ -36,6 +35,7 @@ def safe_files(plots: bool = True) -> Iterator[None]:
         stack.enter_context(torch.serialization.safe_globals(checkpoint_types()))
         stack.enter_context(tensors_only())
         stack.enter_context(saved_aside())
+        stack.enter_context(linked_aside())
         if plots:
             stack.enter_context(plotted_aside())
         yield
@@ -83,7 +83,7 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
         links.append((f"{phase}.{key}.best.pth", best))
     for name, target in links:
         if (folder / f"{target}epoch.pth").exists():
-            _link(folder / name, f"{target}epoch.pth")
+            link_aside(folder / name, f"{target}epoch.pth")
     keep = options.keep_nbest_models
     keep = [keep] if isinstance(keep, int) else list(keep) or [1]
     interval = options.nbest_averaging_interval
@@ -100,13 +100,6 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
                 nbest=keep,
                 suffix=suffix,
             )
-
-
-def _link(path: Path, target: str) -> None:
-    """Set a symbolic link without a moment in which there is none."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
-    temporary.symlink_to(target)
-    temporary.replace(path)
 
 
 def _is_whole(path: Path) -> bool:

@@ -12,7 +12,7 @@ import untrained
 from espnet2.fileio.datadir_writer import DatadirWriter
 from test_training import same
 
-from espnet_gq.espnet.aside import _next_text_aside, saved_aside
+from espnet_gq.espnet.aside import _next_text_aside, linked_aside, saved_aside
 from espnet_gq.espnet.checkpointing import finish_epoch, safe_files
 from espnet_gq.espnet.trainer import GQTrainer
 from espnet_gq.packing import CheckpointError, load_state_dict
@@ -130,6 +130,22 @@ def test_a_model_of_another_bit_width_is_not_resumed(task, folder):
 class Unwritable:
     def __reduce__(self):
         raise OSError(28, "No space left on device")
+
+
+def test_a_link_is_there_all_the_time(tmp_path):
+    for name in ("1epoch.pth", "2epoch.pth"):
+        (tmp_path / name).touch()
+    path = tmp_path / "latest.pth"
+    path.symlink_to("1epoch.pth")
+    with linked_aside():
+        path.unlink()  # as ESPnet does
+        assert os.readlink(path) == "1epoch.pth"
+        path.symlink_to("2epoch.pth")
+        assert os.readlink(path) == "2epoch.pth"
+        (tmp_path / "1epoch.pth").unlink()
+    assert sorted(os.listdir(tmp_path)) == ["2epoch.pth", "latest.pth"]
+    path.unlink()
+    assert os.listdir(tmp_path) == ["2epoch.pth"]
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
