@@ -16,8 +16,8 @@ class Annealing:
     """Inverse temperature alpha as a function of the optimizer step.
 
     Args:
-        start: alpha at step 0, above 0. None: by bit width (see `for_bits`).
-        end: alpha at the last step, at least `start`, at most 80. None: by bit width.
+        start: alpha at step 0, above 0. None: by method and bit width.
+        end: alpha at the last step, at least `start`, at most 80. None: likewise.
         curve: "exponential" (equal ratios a step) or "linear".
         steps: Optimizer steps from start to end. None: the whole training, which the
             trainer counts from the epochs.
