@@ -1,7 +1,7 @@
 """What the grid found, in words and tables, from its result files alone."""
 
 import statistics
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Container, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from grid_cells import Cell, Grid
 from grid_results import ALL, Difference, Evidence, Key, Record, Results
@@ -73,6 +73,11 @@ class Tables:
             for record in self.results.records.values()
             if place in (None, (record["architecture"], record["start"]))
         ]
+
+    def _seeds(self, key: Key, only: Optional[Container] = None) -> List[Record]:
+        """Return the results of a key, of all seeds or of some."""
+        found = self.results.cells.get(key, {})
+        return [found[seed] for seed in found if only is None or seed in only]
 
     # --- words ------------------------------------------------------------------------
 
@@ -175,10 +180,8 @@ class Tables:
         for method in self.methods:
             cells = []
             for bits in (None, *widths):
-                key = Key(*place, method, bits)
-                records = self.results.cells.get(key, {}).values()
-                values = [v for v in map(read, records) if v is not None]
-                cells.append(format(statistics.fmean(values), form) if values else "")
+                records = self._seeds(Key(*place, method, bits))
+                cells.append(_mean(map(read, records), form))
             if any(cells):
                 rows.append([self.methods[method], *cells])
         if not rows:
@@ -198,9 +201,11 @@ class Tables:
             difference = self.evidence.difference(base, key, ALL)
             lacking = self._lacking(key)
             row.append(_difference(difference) if difference else lacking)
-            records = list(self.results.cells.get(key, {}).values())
-            gap = [loss_gap(r) for r in records if loss_gap(r) is not None]
-            row.append(f"{statistics.fmean(gap):+.4f}" if gap else "")
+            records = self._seeds(key)
+            row.append(_mean(map(loss, records), ".3f"))
+            same = self.results.cells.get(key, {})
+            row.append(_mean([loss(r) for r in self._seeds(base, same)], ".3f"))
+            row.append(_mean(map(loss_gap, records), "+.4f"))
             row.append(
                 _kilobytes(records[0]["size"]["packed_bytes"]) if records else ""
             )
@@ -208,7 +213,8 @@ class Tables:
         if not rows:
             return ""
         header = ["ablation", "bits", *map(set_name, self.sets)]
-        return table([*header, "minus GQ", "loss gap", "packed"], rows)
+        header += ["minus GQ", "development loss", "GQ's", "loss gap", "packed"]
+        return table(header, rows)
 
     def starts(self) -> str:
         """Return the float models that the cells begin with."""
@@ -268,6 +274,12 @@ def set_name(name: str) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+
+
+def _mean(values: Iterable[Optional[float]], form: str) -> str:
+    """Return the mean of those that are there, as text, or nothing."""
+    there = [value for value in values if value is not None]
+    return format(statistics.fmean(there), form) if there else ""
 
 
 def _difference(found: Difference) -> str:
