@@ -24,9 +24,9 @@ Word error rates are in percent, on connected digits: they compare methods with 
 another on small models, and say nothing of other tasks. Brackets are {level:g}%
 bootstrap intervals over speakers and recordings ({samples} samples; few speakers, so
 they are if anything too narrow); errors are summed over the seeds (x3: three seeds), so
-how much a seed matters is not in them. Differences are paired: same draws, same seeds;
-"better" and "worse" where the interval leaves out 0, else "tied". Bits in the heads of
-the columns, 32 is float. "{all}" sums the test sets.
+how much a seed matters is not in them: see "WER of each seed". Differences are paired:
+same draws, same seeds; "better" and "worse" where the interval leaves out 0, else
+"tied". Bits in the heads of the columns, 32 is float. "{all}" sums the test sets.
 
 The development loss is that of the hardened model; the loss gap is it minus that of
 the forward pass in training at its last step; the weights' is ||soft - hard|| /
@@ -125,6 +125,7 @@ class Report(Tables):
                     *("", self.differences(place, name), ""),
                 ]
             for title, text in (
+                ("WER of each seed, all sets", self.by_seed(place)),
                 ("Development loss, hardened", self.figures(place, loss, ".3f")),
                 ("Soft-to-hard gap: loss", self.figures(place, loss_gap, "+.4f")),
                 ("Soft-to-hard gap: weights", self.figures(place, weight_gap, ".4f")),

@@ -4,7 +4,7 @@ import statistics
 from typing import Container, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from grid_cells import Cell, Grid
-from grid_results import ALL, Difference, Evidence, Key, Record, Results
+from grid_results import ALL, Difference, Evidence, Key, Record, Results, units
 from report import table
 
 MISSING, NOT_DECLARED = "missing", ""
@@ -188,6 +188,26 @@ class Tables:
             return ""
         return table(["method", "32", *map(str, widths)], rows)
 
+    def by_seed(self, place: Tuple[str, str]) -> str:
+        """Return the WER of each seed, of what has several, and their deviation."""
+        chosen = [
+            key
+            for key in self.keys
+            if key[:2] == place and len(self.results.cells.get(key, {})) > 1
+        ]
+        seeds = sorted({s for key in chosen for s in self.results.cells[key]})
+        rows = []
+        for key in chosen:
+            rates = {s: _rate_of(r) for s, r in self.results.cells[key].items()}
+            title = self.ablations[key.ablation] if key.ablation else ""
+            row = [self.methods[key.method], title, str(key.bits or 32)]
+            row += [f"{rates[s]:.2f}" if s in rates else "" for s in seeds]
+            rows.append([*row, f"{statistics.stdev(rates.values()):.2f}"])
+        if not rows:
+            return ""
+        header = ["method", "ablation", "bits", *(f"seed {s}" for s in seeds)]
+        return table([*header, "deviation"], rows)
+
     def ablation_table(self, place: Tuple[str, str]) -> str:
         """Return the ablations beside GQ as it is."""
         rows = []
@@ -274,6 +294,12 @@ def set_name(name: str) -> str:
 
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+
+
+def _rate_of(record: Record) -> float:
+    """Return the WER of a result on all sets, in percent."""
+    errors, words = map(sum, zip(*units(record, ALL).values()))
+    return 100 * errors / words
 
 
 def _mean(values: Iterable[Optional[float]], form: str) -> str:

@@ -387,6 +387,21 @@ def test_the_report_says_where_gq_wins_ties_and_what_is_missing(folder, tmp_path
     assert "a scale per tensor" in text and "9.50" in text
 
 
+def test_the_report_gives_the_rate_of_each_seed(folder, tmp_path):
+    text, _ = report(folder, tmp_path)
+    part = text.split("### WER of each seed, all sets\n\n")[1].split("\n\n")[0]
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in part.splitlines()]
+    assert rows[0][3:] == ["seed 1", "seed 2", "seed 3", "deviation"]
+    (row,) = [row for row in rows if row[:3] == ["uniform (FP-QAT)", "", "2"]]
+    expected = []
+    for seed in (1, 2, 3):
+        name = f"conformer-trained-uniform-2b-s{seed}.json"
+        sets = json.loads((folder / name).read_text())["sets"].values()
+        errors, words = (sum(s[k] for s in sets) for k in ("errors", "words"))
+        expected.append(100 * errors / words)
+    assert row[3:] == [f"{v:.2f}" for v in [*expected, np.std(expected, ddof=1)]]
+
+
 def test_results_on_other_data_are_not_mixed(folder, tmp_path):
     for path in folder.glob("*.json"):
         (tmp_path / path.name).write_text(path.read_text())
