@@ -10,12 +10,15 @@ import json
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Iterator, Set, TextIO, Tuple, Union
 
 PathLike = Union[str, Path]
 
 SUFFIX = ".aside"
+LINK_SECONDS = 60
+"""Age from which a link that was to be moved into place is a killed writer's."""
 _swept: Set[Path] = set()
 """Folders that this process has cleared of leftovers."""
 
@@ -90,6 +93,10 @@ def remove_leftovers(folder: PathLike) -> None:
     """Remove what killed writers left in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
         with contextlib.suppress(OSError):  # of a living writer, or gone
+            if path.is_symlink():  # cannot be locked; a living writer moves it at once
+                if time.time() - path.lstat().st_mtime > LINK_SECONDS:
+                    os.unlink(path)
+                continue
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 
 import pytest
 
@@ -80,6 +81,18 @@ def test_what_a_living_writer_writes_stays(tmp_path):
         files.remove_leftovers(tmp_path)
         assert temporary.exists()
     assert (tmp_path / "a").read_text() == "whole\n"
+
+
+def test_a_link_that_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
+    (tmp_path / "5epoch.pth").write_text("model\n")
+    for age, target in ((0, "gone.pth"), (99, "gone.pth"), (99, "5epoch.pth")):
+        link = tmp_path / f".latest.pth.{age}{target}{files.SUFFIX}"
+        link.symlink_to(target)
+        past = time.time() - age
+        os.utime(link, (past, past), follow_symlinks=False)
+    files.remove_leftovers(tmp_path)
+    left = [f".latest.pth.0gone.pth{files.SUFFIX}", "5epoch.pth"]
+    assert sorted(os.listdir(tmp_path)) == left
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
