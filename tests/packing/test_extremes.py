@@ -114,13 +114,13 @@ def test_gq_lives_through_it(name):
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "gq"])
 def test_other_methods_live_through_it(method):
-    # DKM and trained centroids sum over rows: it overflows where they are that unlike.
-    names = [n for n in WEIGHTS if "row" not in n or n in ("no rows", "a zero row")]
-    for name in names:
+    for weight in WEIGHTS.values():
+        conf = {"method": method}
         for bits in {1, 2, 5} & set(WIDTHS.get(method, range(1, 9))):
-            assert check_life(WEIGHTS[name], torch.float32, bits=bits, method=method)
+            for conf["granularity"] in ("tensor", "channel"):
+                assert check_life(weight, torch.float32, bits=bits, **conf)
         for dtype in (torch.float16, torch.bfloat16):
-            check_life(WEIGHTS[name], dtype, bits=2, method=method)
+            check_life(weight, dtype, bits=2, method=method)
 
 
 def test_half_precision_keeps_scale_and_step(tmp_path):

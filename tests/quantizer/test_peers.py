@@ -238,15 +238,40 @@ def test_dkm_is_its_equations():
     torch.testing.assert_close(quantizer.codebook, torch.tensor(sorted(moved)).double())
 
 
+def test_dkm_centroids_of_several_scales_are_of_least_squared_error():
+    w = weights(shape=(3, 40)).double() * torch.tensor([[1.0], [0.1], [3.0]]).double()
+    quantizer = fitted(
+        "dkm", 2, w, iterations=1, temperature=1e-4, granularity="channel"
+    )
+    scale, c = quantizer.log_scale.double().exp()[:, None], quantizer.codebook.double()
+    index = (w[..., None] / scale[..., None] - c).abs().argmin(-1)
+    quantizer.train()(w)
+    for j, z in enumerate(quantizer.codebook):
+        mine = (index == j).double()
+        best = (mine * w * scale).sum() / (mine * scale.square()).sum()
+        assert float(z) == pytest.approx(float(best), rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_dkm_gradients_stay_small_beside_a_row_of_zeros(bits):
+    w = weights(shape=(6, 40)).clone()
+    w[2], w[4] = 0.0, w[4] * 1e-12
+    quantizer = fitted("dkm", bits, w, granularity="channel").train()
+    w.requires_grad_()
+    quantizer(w).sum().backward()
+    assert torch.isfinite(w.grad).all() and float(w.grad.abs().max()) < 100
+
+
 def test_dkm_gradient():
     w = weights(shape=(2, 5)).double().requires_grad_()
     c, tau = torch.linspace(-0.2, 0.2, 4).double(), 0.03
 
     def weights_in_use(x):
-        attention, moved = turn(x, c, tau)
+        attention, moved = turn(x, c, tau, mass)
         return attention @ moved
 
-    assert torch.autograd.gradcheck(weights_in_use, (w,))
+    for mass in (None, torch.tensor([[1.0], [0.3]]).double()):
+        assert torch.autograd.gradcheck(weights_in_use, (w,))
 
 
 @pytest.mark.parametrize("forward", ["soft", "hard", "own gradient"])

@@ -6,8 +6,14 @@ turn until the centroids stay, beginning with those of the last step; the weight
 are sum_j a_ij c_j. Here the last of these turns carries the gradient; those before it
 only find where the centroids stay. Memory grows with 2^bits.
 
-tau is `temperature` times the gap of equidistant centroids from -s to s.
+tau is `temperature` times the gap of equidistant centroids from -s to s. With several
+scales the distances are those of w_i / s_i, and a weight counts s_i^2 times in its
+centroids, so that they are still those of least squared error of the weights themselves,
+and rows of small weights, or of zeros, do not rule the gradient.
 """
+
+from typing import Optional, Tuple
+
 
 import torch
 
@@ -45,21 +51,35 @@ class DKMQuantizer(FittedCodebook):
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         rows, scale = self.divided(w)
         x, c = rows / scale, self.codebook.to(rows.dtype)
+        mass = (scale / scale.max()).square()
         with torch.no_grad():
             for _ in range(self.iterations - 1):
-                before, c = c, turn(x, c, self.tau)[1]
+                before, c = c, turn(x, c, self.tau, mass)[1]
                 if (c - before).abs().max() <= self.tolerance:
                     break
-        attention, c = turn(x, c, self.tau)
+        attention, c = turn(x, c, self.tau, mass)
         if torch.is_grad_enabled():  # not where statistics look at it
             self.codebook.copy_(c.detach().sort().values)
         return (scale * (attention @ c)).to(w.dtype).view(w.shape)
 
 
-def turn(x: torch.Tensor, c: torch.Tensor, tau: float):
-    """Return the attention (..., levels) of x (...) and the centroids it makes."""
+def turn(
+    x: torch.Tensor, c: torch.Tensor, tau: float, mass: Optional[torch.Tensor] = None
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return the attention of weights to centroids, and the centroids it makes.
+
+    Args:
+        x: Weights over their scales, any shape.
+        c: Centroids (levels,).
+        tau: Temperature.
+        mass: How often each weight counts, shaped to broadcast with x; None: once.
+
+    Returns:
+        Attention, of x's shape and (levels,), and centroids (levels,).
+    """
     attention = torch.softmax(-(x[..., None] - c).abs() / tau, -1)
-    weight = attention.flatten(0, -2)
-    total = weight.sum(0)
-    means = (weight * x.reshape(-1, 1)).sum(0) / total.clamp_min(1e-12)
+    counted = attention if mass is None else attention * mass[..., None]
+    counted = counted.flatten(0, -2)
+    total = counted.sum(0)
+    means = (counted * x.reshape(-1, 1)).sum(0) / total.clamp_min(1e-12)
     return attention, torch.where(total > 1e-6, means, c)
