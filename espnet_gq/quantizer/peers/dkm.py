@@ -7,9 +7,9 @@ are sum_j a_ij c_j. Here the last of these turns carries the gradient; those bef
 only find where the centroids stay. Memory grows with 2^bits.
 
 tau is `temperature` times the gap of equidistant centroids from -s to s. With several
-scales the distances are those of w_i / s_i, and a weight counts s_i^2 times in its
-centroids, so that they are still those of least squared error of the weights themselves,
-and rows of small weights, or of zeros, do not rule the gradient.
+scales w_i / s_i takes the place of w_i. Rows of next to nothing (the padding row of an
+embedding is zero) have no say in the centroids: the gradient through them, which
+1 / s_i multiplies, would overflow.
 """
 
 from typing import Optional, Tuple
@@ -18,6 +18,9 @@ from typing import Optional, Tuple
 import torch
 
 from espnet_gq.quantizer.peers.lloyd_max import FittedCodebook
+
+LEAST_SCALE = 1e-3
+"""Rows with less than this share of the largest scale have no say in the centroids."""
 
 
 class DKMQuantizer(FittedCodebook):
@@ -51,7 +54,7 @@ class DKMQuantizer(FittedCodebook):
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         rows, scale = self.divided(w)
         x, c = rows / scale, self.codebook.to(rows.dtype)
-        mass = (scale / scale.max()).square()
+        mass = (scale >= LEAST_SCALE * scale.max()).to(x.dtype)
         with torch.no_grad():
             for _ in range(self.iterations - 1):
                 before, c = c, turn(x, c, self.tau, mass)[1]
