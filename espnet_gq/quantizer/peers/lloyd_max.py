@@ -71,7 +71,8 @@ class LloydMaxQuantizer(FittedCodebook):
 
     Args:
         bits, channels, ...: See `Quantizer`.
-        strength: Of the penalty at the end of the training.
+        strength: Of the penalty at the end of the training. On the evidence grid, a
+            Conformer at 2 bits made 6.3, 5.9 and 4.2% errors with 0.1, 1 and 10.
         compress_every: Optimizer steps from one time that all weights are set on their
             centroids to the next; 0: never.
     """
@@ -81,7 +82,7 @@ class LloydMaxQuantizer(FittedCodebook):
     def __init__(
         self,
         *args,
-        strength: float = 0.1,
+        strength: float = 10.0,
         compress_every: int = 200,
         **kwargs,
     ):
