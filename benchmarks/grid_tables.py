@@ -101,6 +101,7 @@ class Tables:
                 f"worse in {counts[2]}. Where there is no difference, one in twenty "
                 "still shows as one."
             )
+            lines += ["", self._on_single_sets()]
         return lines or ["No comparison can be made yet."]
 
     def _against(self, place: Tuple[str, str], method: str) -> Tuple[str, List[str]]:
@@ -124,6 +125,34 @@ class Tables:
         if not parts:
             return "", []
         return f"- Against {self.methods[method]}: {'; '.join(parts)}.", verdicts
+
+    def _on_single_sets(self) -> str:
+        """Count the comparisons with trained peers set by set, and name the losses."""
+        counts = {"better": 0, "tied": 0, "worse": 0}
+        losses = []
+        trained = [m for m, found in self.grid.methods.items() if found.get("train", 1)]
+        for gq in self._gq():
+            for method in trained:
+                if method in ("gq", *BASELINES):
+                    continue
+                for name in self.results.sets:
+                    peer = gq._replace(method=method)
+                    found = self.evidence.difference(peer, gq, name)
+                    if found is None:
+                        continue
+                    counts[found.verdict] += 1
+                    if found.verdict == "worse":
+                        losses.append(
+                            f"{gq.architecture}, {gq.start}, {_bits(gq)}, {name}, "
+                            f"{self.methods[method]}: {found.value:+.2f} points, "
+                            f"{found.p_text}"
+                        )
+        words = (
+            f"Test set by test set, of {sum(counts.values())} such comparisons: better "
+            f"in {counts['better']}, tied in {counts['tied']}, worse in "
+            f"{counts['worse']}"
+        )
+        return words + (f" ({'; '.join(losses)})." if losses else ".")
 
     # --- tables -----------------------------------------------------------------------
 
@@ -163,9 +192,7 @@ class Tables:
                 cells.append(_difference(difference) if difference else lacking)
             if any(cells):
                 rows.append([self.methods[method], *cells])
-        return table(
-            ["GQ minus", *(f"{gq.bits} bit{'s' * (gq.bits > 1)}" for gq in gqs)], rows
-        )
+        return table(["GQ minus", *map(_bits, gqs)], rows)
 
     def figures(self, place: Tuple[str, str], read, form: str) -> str:
         """Return a table of a figure of the result files, the mean over seeds.
@@ -290,6 +317,10 @@ def place_name(place: Tuple[str, str]) -> str:
 def set_name(name: str) -> str:
     """Return the name of a test set, or of all, in words."""
     return "all sets" if name == ALL else name
+
+
+def _bits(key: Key) -> str:
+    return f"{key.bits} bit{'s' * (key.bits > 1)}"
 
 
 def _listed(words: Sequence[str]) -> str:

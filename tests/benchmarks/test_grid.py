@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -380,6 +381,9 @@ def test_the_report_says_where_gq_wins_ties_and_what_is_missing(folder, tmp_path
     assert "Against LSQ: tied at 2 bits." in text
     assert "Against float, trained as long: tied at 5 and 2 bits." in text
     assert "better in 1, tied in 1 and worse in 0" in text
+    single = text.split("Test set by test set, of 6 such comparisons: ")[1]
+    counts = [int(n) for n in re.findall(r" in (\d)", single.split("\n")[0])]
+    assert sum(counts) == 6 and counts[0] > 0
     assert "missing" in text and " x3" in text and "p < 0.001 better" not in text
     assert "p<0.001 better" in text
     assert "![conformer, trained weights](docs/grid_conformer_trained.svg)" in text

@@ -14,7 +14,6 @@ embedding is zero) have no say in the centroids: the gradient through them, whic
 
 from typing import Optional, Tuple
 
-
 import torch
 
 from espnet_gq.quantizer.peers.lloyd_max import FittedCodebook
