@@ -28,8 +28,8 @@ how much a seed matters is not in them: see "WER of each seed". Differences are 
 same draws, same seeds; "better" and "worse" where the interval leaves out 0, else
 "tied". Bits in the heads of the columns, 32 is float. "{all}" sums the test sets.
 
-The S8BQAT-like penalty is ours, since theirs is not known to us, and its strength
-counts: 0.1, unless the row says else.
+The S8BQAT-like penalty is ours, since theirs is not known to us; how strong it is
+counts.
 
 The development loss is that of the hardened model; the loss gap is it minus that of
 the forward pass in training at its last step; the weights' is ||soft - hard|| /

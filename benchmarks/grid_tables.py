@@ -57,6 +57,11 @@ class Tables:
         others = [m for m in self.methods if m not in ("gq", *BASELINES)]
         return [*BASELINES, *others]
 
+    def _trained_peers(self) -> List[str]:
+        """Return the methods that train for as long at the same bits."""
+        others = [m for m in self._peer_methods() if m not in BASELINES]
+        return [m for m in others if self.grid.methods[m].get("train", True)]
+
     def _widths(self, place: Tuple[str, str]) -> List[int]:
         found = {key.bits for key in self.keys if key[:2] == place and key.bits}
         return sorted(found, reverse=True)
@@ -89,8 +94,7 @@ class Tables:
             for method in self._peer_methods():
                 sentence, found = self._against(place, method)
                 sentences += [sentence] if sentence else []
-                trained = self.grid.methods[method].get("train", True)
-                verdicts += found if trained and method not in BASELINES else []
+                verdicts += found if method in self._trained_peers() else []
             if sentences:
                 lines += [f"**{place_name(place)}.**", "", *sentences, ""]
         if verdicts:
@@ -130,11 +134,8 @@ class Tables:
         """Count the comparisons with trained peers set by set, and name the losses."""
         counts = {"better": 0, "tied": 0, "worse": 0}
         losses = []
-        trained = [m for m, found in self.grid.methods.items() if found.get("train", 1)]
         for gq in self._gq():
-            for method in trained:
-                if method in ("gq", *BASELINES):
-                    continue
+            for method in self._trained_peers():
                 for name in self.results.sets:
                     peer = gq._replace(method=method)
                     found = self.evidence.difference(peer, gq, name)
