@@ -1,6 +1,9 @@
 """GQ, the General Quantizer, for ESPnet and for any torch module.
 
-    espnet_gq.prepare(module, GQConfig(bits=5))   make a module quantization-aware
+    espnet_gq.prepare(module, GQConfig(bits=5, annealing={"steps": 1000}))
+                                                  make a module quantization-aware,
+                                                  for a training of 1,000 steps
+    espnet_gq.summarize(module)                   what is quantized, what is not and why
     espnet_gq.advance(module)                     count an optimizer step
     espnet_gq.harden(module)                      float copy, weights on centroids
     espnet_gq.pack(module)                        packed state dict
@@ -10,7 +13,16 @@
 """
 
 from espnet_gq._version import __version__
-from espnet_gq.nn import GQConfig, GQConfigError, Rule, advance, harden, prepare
+from espnet_gq.nn import (
+    GQConfig,
+    GQConfigError,
+    Rule,
+    Summary,
+    advance,
+    harden,
+    prepare,
+    summarize,
+)
 from espnet_gq.packing import pack
 from espnet_gq.quantizer import Annealing, GeneralQuantizer
 
@@ -23,11 +35,13 @@ __all__ = [
     "GQConfigError",
     "GeneralQuantizer",
     "Rule",
+    "Summary",
     "__version__",
     "advance",
     "harden",
     "pack",
     "prepare",
+    "summarize",
 ]
 
 

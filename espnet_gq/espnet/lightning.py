@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from espnet_gq.espnet.trainer import figures, set_total_steps, start_annealing
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import check_finite
-from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.prepare import advance, quantized_weights
 from espnet_gq.quantizer import Quantizer
 
 
@@ -101,7 +101,7 @@ class GQCallback(Callback):
             known = 0 < total < float("inf")  # -1: neither steps nor batches are known
             set_total_steps(quantizers, int(total) if known else None)
         self._handle = trainer.optimizers[0].register_step_post_hook(
-            lambda *_: [quantizer.advance() for quantizer in quantizers]
+            lambda *_: advance(pl_module)
         )
 
     def on_train_batch_start(

@@ -18,7 +18,12 @@ from espnet_gq.espnet.checkpointing import CHECKPOINT, finish_epoch, safe_files
 from espnet_gq.espnet.gradients import named_when_not_finite
 from espnet_gq.espnet.loading import fitting
 from espnet_gq.nn.finite import check_finite
-from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
+from espnet_gq.nn.prepare import (
+    advance,
+    fit_quantizers,
+    progress,
+    quantized_weights,
+)
 from espnet_gq.quantizer import Quantizer
 
 
@@ -67,7 +72,8 @@ def start_annealing(model: torch.nn.Module) -> None:
     for quantizer in quantizers:
         quantizer.step = 0
         quantizer.total_steps = quantizer.annealing.steps or 0
-    fit_quantizers(model)
+    if not any(quantizer.annealing.warmup_steps for quantizer in quantizers):
+        fit_quantizers(model)
     weights = sum(w.numel() for _, w, _ in quantized_weights(model))
     total = sum(p.numel() for p in model.parameters())
     logging.info(
@@ -138,9 +144,7 @@ class GQTrainer(Trainer):
             if not (trainer_options.resume and checkpoint.exists()):
                 start_annealing(model)
             handles.append(
-                optimizers[0].register_step_post_hook(
-                    lambda *_: [q.advance() for q in quantizers]
-                )
+                optimizers[0].register_step_post_hook(lambda *_: advance(model))
             )
         try:
             super().run(

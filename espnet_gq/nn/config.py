@@ -179,6 +179,10 @@ class GQConfig:
             weight: Name of the parameter inside the layer.
         """
         rule = next((r for r in self.rules if r.matches(layer, weight)), None)
+        return self.options(rule)
+
+    def options(self, rule: Optional[Rule]) -> Optional[Dict[str, Any]]:
+        """Return the arguments of a quantizer under a rule, None to leave it float."""
         if rule is not None and rule.float:
             return None
         options = dict(

@@ -12,6 +12,16 @@ class NotFiniteError(ValueError):
     """Weights that are NaN or infinite: names their tensors."""
 
 
+def is_weight(name: str) -> bool:
+    """Return whether PyTorch's layers keep a weight or statistics under a name.
+
+    Other tensors of a state dict may be weights, or what need not be finite: a causal
+    mask holds -inf.
+    """
+    last = name.rpartition(".")[2]
+    return last.startswith(("weight", "bias", "running_"))
+
+
 def not_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> List[str]:
     """Return the names of those that hold a NaN or infinite value."""
     return [

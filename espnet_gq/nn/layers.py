@@ -6,21 +6,29 @@ float. Recurrent layers are in `recurrent.py`.
 """
 
 import contextlib
-from typing import Dict, Iterator, Mapping, Optional, Tuple, Type
+import contextvars
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from espnet_gq.nn.weight_view import WeightView
 from espnet_gq.quantizer import Quantizer
-from espnet_gq.quantizer.methods import create
+
+SUFFIX = "_quantizer"
+"""The quantizer of the parameter NAME is the layer's child NAME_quantizer."""
+
+_held: contextvars.ContextVar[Optional[Dict[int, Dict[int, torch.Tensor]]]] = (
+    contextvars.ContextVar("held", default=None)
+)
+"""Within `quantized_once`: layer -> quantizer -> quantized weight, by their ids."""
 
 
 class QuantizedLayer:
     """What the quantized layers share; `float_class` is the layer extended."""
 
     float_class: Type[nn.Module]
-    _held: Optional[Dict[str, torch.Tensor]] = None
 
     @staticmethod
     def gates(layer: nn.Module) -> Dict[str, int]:
@@ -29,57 +37,125 @@ class QuantizedLayer:
         Returns:
             Parameter name -> number of gates stacked in dimension 0 of it.
         """
-        return {"weight": 1} if layer.weight.dim() > 1 else {}
+        return matrices(layer, {"weight": 1})
 
     @classmethod
     def from_float(
-        cls, layer: nn.Module, options: Mapping[str, Mapping]
+        cls, layer: nn.Module, quantizers: Mapping[str, Quantizer]
     ) -> "QuantizedLayer":
-        """Return a quantized layer around the parameters of a float one (shared).
+        """Turn a float layer into its quantized form, in place.
+
+        Whatever refers to the layer, under any name, then refers to the quantized one.
 
         Args:
             layer: Layer of exactly `float_class`.
-            options: For each parameter to quantize (see `gates`) the arguments of its
-                quantizer (`methods.create`) but `channels` and `gates`.
+            quantizers: Quantizer of each parameter to quantize (see `gates`).
+
+        Returns:
+            The layer.
         """
-        gates = cls.gates(layer)
-        quantizers = {}
-        for name, arguments in options.items():
-            weight = getattr(layer, name)
-            quantizers[f"{name}_quantizer"] = create(
-                channels=weight.shape[0], gates=gates[name], **arguments
-            ).to(weight.device)
-        return _reclass(layer, cls, **quantizers)
+        layer.__class__ = cls
+        for name, quantizer in quantizers.items():
+            quantizer.train(layer.training)
+            layer.add_module(name + SUFFIX, quantizer)
+        return layer
 
     def to_float(self) -> nn.Module:
-        """Return the float layer with every weight on its centroid (own copy)."""
-        layer = _reclass(self, self.float_class)
-        layer._parameters = dict(layer._parameters)
-        for name, weight, quantizer in self.quantized():
-            del layer._modules[f"{name}_quantizer"]
-            layer._parameters[name] = nn.Parameter(
-                quantizer.quantize(weight.detach()), requires_grad=weight.requires_grad
+        """Turn the layer into the float one with every weight on its centroid, in place.
+
+        Returns:
+            The layer, which then has new parameters.
+        """
+        hardened = {
+            name: nn.Parameter(
+                quantizer.fitted_to(weight).quantize(weight.detach()),
+                requires_grad=weight.requires_grad,
             )
-        layer.__dict__.pop("_held", None)
-        return layer
+            for name, weight, quantizer in self.quantized()
+        }
+        for name, parameter in hardened.items():
+            del self._modules[name + SUFFIX]
+            self._parameters[name] = parameter
+        self.__class__ = self.float_class
+        return self
 
     def quantized(self) -> Iterator[Tuple[str, nn.Parameter, Quantizer]]:
         """Yield (parameter name, weight, quantizer) of every quantized weight."""
         for key, quantizer in self._modules.items():
-            name = key.removesuffix("_quantizer")
+            name = key.removesuffix(SUFFIX)
             if name != key:
-                yield name, self._parameters[name], quantizer
+                yield name, self.latent_weight(name), quantizer
+
+    def latent_weight(self, name: str = "weight") -> nn.Parameter:
+        """Return a parameter as it is trained, before it is quantized.
+
+        Raises:
+            RuntimeError: If it is no parameter any more.
+        """
+        weight = self._parameters.get(name)
+        if weight is None and getattr(self, "_is_replica", False):  # of nn.DataParallel
+            weight = self.__dict__.get(name)
+        if weight is None:
+            raise RuntimeError(
+                f"'{name}' of a quantized {self.float_class.__name__} is no parameter "
+                "any more, as weight_norm, parametrize and pruning leave it; allowed: "
+                "these before espnet_gq.prepare, which then leaves the layer float"
+            )
+        return weight
 
     def weight_in_use(self, name: str = "weight") -> torch.Tensor:
-        """Return the form of a parameter that the forward pass computes with."""
-        quantizer = self._modules.get(f"{name}_quantizer")
+        """Return the form of a parameter that the forward pass computes with.
+
+        Raises:
+            RuntimeError: If the module is being traced or exported.
+        """
+        quantizer = self._modules.get(name + SUFFIX)
+        weight = self.latent_weight(name)
         if quantizer is None:
-            return self._parameters[name]
-        if self._held is None:
-            return quantizer(self._parameters[name])
-        if name not in self._held:
-            self._held[name] = quantizer(self._parameters[name])
-        return self._held[name]
+            return weight
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise RuntimeError(
+                "a module prepared for training cannot be traced or exported; allowed: "
+                "the float module that espnet_gq.harden returns, or a packed one"
+            )
+        held = _held.get()
+        if held is None or id(self) not in held:
+            return quantizer(weight)
+        mine = held[id(self)]
+        if id(quantizer) not in mine:
+            mine[id(quantizer)] = quantizer(weight)
+        return mine[id(quantizer)]
+
+    def __getattr__(self, name: str) -> Any:
+        if name + SUFFIX in self.__dict__.get("_modules", ()):
+            return WeightView.of(self, name, self.latent_weight(name))
+        return super().__getattr__(name)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # Float weights without quantizers: a codebook fitted to others does not fit.
+        # ESPnet's --init_param completes such a checkpoint with the model's own values.
+        for name, weight, quantizer in self.quantized():
+            given = state_dict.get(prefix + name)
+            saved = state_dict.get(f"{prefix}{name}{SUFFIX}.saved_state")
+            if given is None or (saved is not None and not _same(saved, quantizer)):
+                continue
+            if saved is None or not _shares_memory(given, weight):
+                quantizer.forget_fit()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return not a.is_meta and not b.is_meta and a.data_ptr() == b.data_ptr()
+
+
+def _same(saved: torch.Tensor, quantizer: Quantizer) -> bool:
+    return _shares_memory(saved, quantizer.saved_state)
+
+
+def matrices(layer: nn.Module, gates: Mapping[str, int]) -> Dict[str, int]:
+    """Return those of some parameters that a layer has, and that are no vectors."""
+    found = {name: layer._parameters.get(name) for name in gates}
+    return {n: gates[n] for n, p in found.items() if p is not None and p.dim() > 1}
 
 
 @contextlib.contextmanager
@@ -87,28 +163,15 @@ def quantized_once(module: nn.Module) -> Iterator[None]:
     """Quantize each weight of a module once within the block, whatever uses it.
 
     For a forward pass that calls its layers again and again (a decoder that steps
-    through its labels). Weights must not change within the block.
+    through its labels). Weights must not change within the block. Other threads are
+    not concerned.
     """
-    layers = [m for m in module.modules() if isinstance(m, QuantizedLayer)]
-    for layer in layers:
-        layer._held = {}
+    layers = (m for m in module.modules() if isinstance(m, QuantizedLayer))
+    token = _held.set({**(_held.get() or {}), **{id(layer): {} for layer in layers}})
     try:
         yield
     finally:
-        for layer in layers:
-            layer._held = None
-
-
-def _reclass(layer: nn.Module, cls: type, **modules: nn.Module) -> nn.Module:
-    """Return a module of another class with the same contents (parameters shared)."""
-    new = cls.__new__(cls)
-    new.__dict__.update(layer.__dict__)
-    for name in ("_parameters", "_buffers", "_modules"):
-        new.__dict__[name] = layer.__dict__[name].copy()
-    for name, module in modules.items():
-        module.train(layer.training)
-        new.add_module(name, module)
-    return new
+        _held.reset(token)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
@@ -141,19 +204,43 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     """Embedding, weight (num_embeddings, embedding_dim) quantized.
 
-    The row of `padding_idx` is quantized like any other: no codebook has a zero, so
-    padding is embedded as the smallest centroids.
+    The row of `padding_idx` is quantized like any other: GQ's codebooks have no zero,
+    so with one scale per tensor padding is embedded as the smallest centroids. With one
+    per channel a row of zeros stays next to nothing.
+
+    `max_norm` limits the rows that are looked up, before and after quantization.
+    Gradients are dense where `sparse` is set as well.
     """
 
     float_class = nn.Embedding
 
+    @classmethod
+    def from_float(cls, layer, quantizers):
+        for quantizer in quantizers.values():
+            quantizer.idle_row = layer.padding_idx
+        return super().from_float(layer, quantizers)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.embedding(
+        if self.max_norm is not None:
+            with torch.no_grad():  # in place, as nn.Embedding does
+                weight, rows = self.latent_weight(), input.reshape(-1).contiguous()
+                torch.embedding_renorm_(weight, rows, self.max_norm, self.norm_type)
+        rows = F.embedding(
             input,
             self.weight_in_use(),
             self.padding_idx,
-            self.max_norm,
-            self.norm_type,
-            self.scale_grad_by_freq,
-            self.sparse,
+            scale_grad_by_freq=self.scale_grad_by_freq,
         )
+        if self.max_norm is None:
+            return rows
+        return limited(rows, self.max_norm, self.norm_type)
+
+
+def limited(rows: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
+    """Return vectors (..., n), those longer than `max_norm` made as long.
+
+    As `torch.embedding_renorm_`, not in place; the factors have no gradient.
+    """
+    norm = rows.detach().norm(norm_type, -1, keepdim=True)
+    factor = torch.where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)
+    return rows * factor.to(rows.dtype)

@@ -1,39 +1,47 @@
 """Verbs on a whole module: prepare it for training, harden it, count its bits."""
 
 import copy
+import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from espnet_gq.nn.config import GQConfig, GQConfigError
-from espnet_gq.nn.finite import check_finite
-from espnet_gq.nn.layers import (
-    QuantizedConv1d,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLayer,
-    QuantizedLinear,
-)
-from espnet_gq.nn.recurrent import (
-    QuantizedGRU,
-    QuantizedGRUCell,
-    QuantizedLSTM,
-    QuantizedLSTMCell,
-)
+from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
+from espnet_gq.nn.finite import check_finite, is_weight
+from espnet_gq.nn.kinds import QUANTIZED
+from espnet_gq.nn.layers import QuantizedLayer
+from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
+from espnet_gq.quantizer.methods import create
 from espnet_gq.wording import shown
 
-QUANTIZED: Dict[Type[nn.Module], Type[QuantizedLayer]] = {
-    cls.float_class: cls
-    for cls in (
-        *(QuantizedLinear, QuantizedConv1d, QuantizedConv2d, QuantizedEmbedding),
-        *(QuantizedLSTM, QuantizedGRU, QuantizedLSTMCell, QuantizedGRUCell),
-    )
-}
-"""Quantized class of each float class. Only layers of exactly these classes are
-replaced: a subclass may compute something else."""
+
+def occurrences(module: nn.Module) -> Dict[nn.Module, List[str]]:
+    """Return all modules within a module, each with every name it can be called by."""
+    found: Dict[nn.Module, List[str]] = {}
+
+    def visit(child: nn.Module, name: str, above: Tuple[nn.Module, ...]) -> None:
+        found.setdefault(child, []).append(name)
+        for key, grandchild in child._modules.items():
+            if grandchild is not None and grandchild not in above:
+                path = f"{name}.{key}" if name else key
+                visit(grandchild, path, (*above, child))
+
+    visit(module, "", ())
+    return found
 
 
 def quantizable(module: nn.Module) -> Dict[str, List[str]]:
@@ -50,63 +58,204 @@ def quantizable(module: nn.Module) -> Dict[str, List[str]]:
     return {name: weights for name, weights in found.items() if weights}
 
 
+@dataclass
+class _Weight:
+    """A tensor to quantize, wherever it is used."""
+
+    parameter: nn.Parameter
+    places: List[Tuple[nn.Module, str]]
+    """Layers that use it, and their names of it."""
+    names: List[Tuple[str, str]]
+    """Names of these layers, and again their names of it."""
+    channels: int
+    gates: int
+
+    @property
+    def name(self) -> str:
+        return _label(*self.names[0])
+
+    def rule(self, config: GQConfig) -> Optional[Rule]:
+        """Return the rule that decides, None where the default does.
+
+        Raises:
+            GQConfigError: If rules disagree on a tensor that has several names.
+        """
+        found = {
+            rule: name
+            for name in self.names
+            for rule in [next((r for r in config.rules if r.matches(*name)), None)]
+            if rule is not None
+        }
+        settings = {(r.bits, r.granularity, r.float) for r in found}
+        if len(settings) > 1:
+            raise GQConfigError(
+                f"gq_conf.rules: {' and '.join(_label(*n) for n in found.values())} "
+                "are one tensor, and the rules do not give them the same; allowed: "
+                "one setting for all names of a tensor"
+            )
+        return next(iter(found), None)
+
+
+def _weights(modules: Mapping[nn.Module, List[str]]) -> List[_Weight]:
+    """Return the tensors that can be quantized, in the order of the modules."""
+    found: Dict[int, _Weight] = {}
+    for layer, names in modules.items():
+        cls = QUANTIZED.get(type(layer))
+        for weight, gates in cls.gates(layer).items() if cls else ():
+            parameter = layer._parameters[weight]
+            entry = found.setdefault(
+                id(parameter), _Weight(parameter, [], [], len(parameter), gates)
+            )
+            entry.places.append((layer, weight))
+            entry.names += [(name, weight) for name in names]
+            entry.gates = gates if entry.gates == gates else 1
+    return list(found.values())
+
+
 def prepare(
     module: nn.Module, config: Union[GQConfig, Mapping[str, Any], None] = None
 ) -> nn.Module:
     """Make a module quantization-aware, in place.
 
-    Every Linear, Conv1d, Conv2d, Embedding, LSTM, GRU, LSTMCell and GRUCell is replaced
-    by its quantized form under the same parameter names. Each weight matrix of a
-    recurrent layer has a quantizer of its own. Layers that share one weight get one
-    quantizer each.
+    Every Linear, Conv1d, Conv2d, Embedding, LSTM, GRU, LSTMCell and GRUCell turns into
+    its quantized form under the same parameter names. Each weight matrix of a recurrent
+    layer has a quantizer of its own. A layer that is used under several names, and a
+    tensor that several layers share, has one.
+
+    What was quantized and what was left float, and why, is logged;
+    `espnet_gq.summarize(module)` returns it.
 
     Args:
         module: Any torch module.
         config: GQConfig or its dict form.
 
     Returns:
-        The module (its quantized form where it is itself a layer).
+        The module.
 
     Raises:
-        GQConfigError: If the configuration is wrong, or one of its patterns matches
-            no layer.
+        GQConfigError: If the configuration is wrong, one of its patterns matches no
+            layer that can be quantized, a layer is quantized already, or nothing was
+            quantized although no rule left everything float.
     """
     if not isinstance(config, GQConfig):
         config = GQConfig.from_dict(config)
-    layers = quantizable(module)
-    for rule in config.rules:
-        if not any(rule.matches(name, w) for name in layers for w in layers[name]):
-            raise GQConfigError(
-                f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
-                f"allowed: a pattern for one of {_examples(layers)}"
-            )
-    for name, weights in layers.items():
-        options = {w: config.quantizer_options(name, w) for w in weights}
-        options = {w: given for w, given in options.items() if given is not None}
-        if not options:
+    modules = occurrences(module)
+    weights = _weights(modules)
+    _check_rules(config, modules, weights)
+    reasons: Dict[int, str] = {}
+    plans: Dict[nn.Module, Dict[str, Quantizer]] = {}
+    for weight in weights:
+        rule = weight.rule(config)
+        outsiders = _outsiders(modules, weight)
+        if rule is not None and rule.float:
+            reasons[id(weight.parameter)] = f"{RULE}{shown(rule.pattern)}"
             continue
-        layer = module.get_submodule(name)
+        if outsiders:
+            reasons[id(weight.parameter)] = (
+                f"a {outsiders[0]}, which has no quantized form, uses the same tensor"
+            )
+            continue
+        options = config.options(rule)
         try:
-            new = QUANTIZED[type(layer)].from_float(layer, options)
+            quantizer = create(
+                channels=weight.channels, gates=weight.gates, **options
+            ).to(weight.parameter.device)
         except ValueError as e:  # a method that does not know this bit width
-            raise GQConfigError(f"gq_conf: {name}: {e}") from None
-        if name == "":
-            return new
-        parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, new)
+            raise GQConfigError(f"gq_conf: {weight.name}: {e}") from None
+        for layer, name in weight.places:
+            plans.setdefault(layer, {})[name] = quantizer
+    for layer, quantizers in plans.items():
+        QUANTIZED[type(layer)].from_float(layer, quantizers)
+        if getattr(layer, "sparse", False):
+            logging.warning(
+                f"GQ: {modules[layer][0] or type(layer).__name__}: sparse gradients "
+                "become dense ones"
+            )
+    found = summarize(module, reasons)
+    if not plans and not all(r.startswith(RULE) for r in reasons.values() or [""]):
+        raise GQConfigError(
+            f"gq_conf: nothing can be quantized; {found.left_by_kind()}"
+        )
+    found.log()
     return module
 
 
-def _examples(layers: Mapping[str, List[str]]) -> str:
-    if not layers:
-        return "no layers: the module has none that can be quantized"
-    names = [
-        name if weights == ["weight"] else f"{name}.{weight}"
-        for name, weights in layers.items()
-        for weight in weights
+def _outsiders(modules: Mapping[nn.Module, List[str]], weight: _Weight) -> List[str]:
+    """Return the classes of modules that use a tensor and cannot quantize it."""
+    insiders = {id(layer) for layer, _ in weight.places}
+    return [
+        type(other).__name__
+        for other in modules
+        if id(other) not in insiders
+        and any(p is weight.parameter for p in other._parameters.values())
     ]
-    shown = ", ".join(names[:8])
-    return shown + (f", ... ({len(names)} layers)" if len(names) > 8 else "")
+
+
+def _check_rules(
+    config: GQConfig,
+    modules: Mapping[nn.Module, List[str]],
+    weights: Sequence[_Weight],
+) -> None:
+    """Refuse rules that would do nothing, and to quantize what is quantized already.
+
+    Raises:
+        GQConfigError: See `prepare`.
+    """
+    names = [name for weight in weights for name in weight.names]
+    done = [
+        (name, weight, quantizer.bits)
+        for layer, layer_names in modules.items()
+        if isinstance(layer, QuantizedLayer)
+        for weight, _, quantizer in layer.quantized()
+        for name in layer_names
+    ]
+    for rule in config.rules:
+        if any(rule.matches(*name[:2]) for name in (*names, *done)):
+            continue
+        others = [
+            type(child).__name__
+            for child, child_names in modules.items()
+            if any(
+                rule.matches(name, weight)
+                for name in child_names
+                for weight, p in child._parameters.items()
+                if p is not None and p.dim() > 1
+            )
+        ]
+        if others:
+            raise GQConfigError(
+                f"gq_conf.rules: pattern {shown(rule.pattern)} matches only "
+                f"{', '.join(sorted(set(others)))}, which cannot be quantized; allowed: "
+                f"a pattern for one of {_examples(names)}"
+            )
+        raise GQConfigError(
+            f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
+            f"allowed: a pattern for one of {_examples(names)}"
+        )
+    for name, weight, bits in done:
+        rule = next((r for r in config.rules if r.matches(name, weight)), None)
+        if rule is None or not rule.float:
+            raise GQConfigError(
+                f"gq_conf: {name or 'the module'} is quantized already, to {bits} "
+                "bits; allowed: to prepare a module once, a rule with float: true for "
+                "what is to stay as it is, or espnet_gq.harden before"
+            )
+
+
+def _label(layer: str, weight: str) -> str:
+    return (
+        layer
+        if layer and weight == "weight"
+        else ".".join(filter(None, (layer, weight)))
+    )
+
+
+def _examples(names: Sequence[Tuple[str, str]]) -> str:
+    if not names:
+        return "no layers: the module has none that can be quantized"
+    found = [_label(*name) for name in names]
+    layers = len({n for n, _ in names})
+    return ", ".join(found[:8]) + (f", ... ({layers} layers)" if len(found) > 8 else "")
 
 
 def harden(module: nn.Module) -> nn.Module:
@@ -116,36 +265,45 @@ def harden(module: nn.Module) -> nn.Module:
     loads into the float model.
 
     Raises:
-        NotFiniteError: If a tensor holds NaN or infinite values; names it.
+        NotFiniteError: If a parameter holds NaN or infinite values; names it.
     """
-    # A module may keep a result of its last forward pass (ESPnet's attention keeps its
+    # A module may keep results of its last forward pass (ESPnet's attention keeps its
     # weights); deepcopy refuses tensors with a history.
     memo = {
         id(value): value.detach()
         for child in module.modules()
-        for value in vars(child).values()
+        for value in tree_leaves(list(vars(child).values()))
         if torch.is_tensor(value) and not value.is_leaf
     }
     return harden_(copy.deepcopy(module, memo))
 
 
 def harden_(module: nn.Module) -> nn.Module:
-    """Harden in place; returns the module (its float form where it is a layer).
+    """Harden in place; returns the module.
 
-    Quantizers that were never used are fitted first.
+    Quantizers that were never trained are fitted to the weights. Layers that shared a
+    tensor share the hardened one.
 
     Raises:
-        NotFiniteError: If a tensor holds NaN or infinite values; names it.
+        NotFiniteError: If a parameter holds NaN or infinite values; names it.
     """
-    fit_quantizers(module)
-    layers = list(quantized_layers(module))
+    layers = [layer for _, layer in quantized_layers(module)]
     if layers:
-        check_finite([*module.named_parameters(), *module.named_buffers()])
-    for name, layer in layers:
-        if name == "":
-            return layer.to_float()
-        parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, layer.to_float())
+        check_finite(module.named_parameters())
+        check_finite(b for b in module.named_buffers() if is_weight(b[0]))
+    hardened: Dict[int, Tuple[nn.Parameter, nn.Parameter]] = {}
+    for layer in layers:
+        before = {name: weight for name, weight, _ in layer.quantized()}
+        layer.to_float()
+        for name, weight in before.items():
+            _, first = hardened.setdefault(
+                id(weight), (weight, layer._parameters[name])
+            )
+            setattr(layer, name, first)
+    for child in module.modules():
+        for name, parameter in list(child._parameters.items()):
+            if id(parameter) in hardened:
+                setattr(child, name, hardened[id(parameter)][1])
     return module
 
 
@@ -159,15 +317,21 @@ def quantized_layers(module: nn.Module) -> Iterator[Tuple[str, QuantizedLayer]]:
 def quantized_weights(
     module: nn.Module,
 ) -> Iterator[Tuple[str, nn.Parameter, Quantizer]]:
-    """Yield (parameter name, weight, quantizer) of every quantized tensor."""
+    """Yield (parameter name, weight, quantizer) of every quantized tensor, once."""
+    seen = set()
     for name, layer in quantized_layers(module):
         prefix = name + "." if name else ""
         for weight_name, weight, quantizer in layer.quantized():
-            yield prefix + weight_name, weight, quantizer
+            if id(quantizer) not in seen:
+                seen.add(id(quantizer))
+                yield prefix + weight_name, weight, quantizer
 
 
 def fit_quantizers(module: nn.Module, again: bool = False) -> None:
     """Fit the quantizers that have not been (or all of them) to their weights.
+
+    For a training that begins now; what a training step, `harden` and `pack` need is
+    fitted by themselves.
 
     Raises:
         NotFiniteError: If a weight is NaN or infinite; names the tensor.
@@ -215,7 +379,14 @@ def progress(module: nn.Module) -> Progress:
 
 
 def advance(module: nn.Module) -> None:
-    """Count one optimizer step in every quantizer; call it after `optimizer.step()`."""
-    for layer in module.modules():
-        if isinstance(layer, Quantizer):
-            layer.advance()
+    """Count one optimizer step in every quantizer; call it after `optimizer.step()`.
+
+    At the end of a warm-up the codebooks are fitted to the weights of that moment.
+
+    Raises:
+        ValueError: If the length of the annealing is not known.
+    """
+    for _, weight, quantizer in quantized_weights(module):
+        quantizer.advance()
+        if quantizer.active and not quantizer.fitted:
+            quantizer.fit(weight)

@@ -5,13 +5,26 @@ each. The gates of a matrix are stacked in its dimension 0 and share the codeboo
 granularity "gate" each gate has a scale of its own.
 """
 
-from typing import Dict
+import weakref
+from typing import Any, Dict
 
 from torch import nn
 
-from espnet_gq.nn.layers import QuantizedLayer
+from espnet_gq.nn.layers import QuantizedLayer, matrices
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+
+
+def _for_one_call(layer: nn.Module, **attributes: Any) -> nn.Module:
+    """Return a second instance of a layer with some attributes of its own.
+
+    Everything else is shared. Threads that call the layer at once do not see each
+    other's.
+    """
+    call = object.__new__(type(layer))
+    call.__dict__.update(layer.__dict__)
+    call.__dict__.update(attributes)
+    return call
 
 
 class QuantizedRNNBase(QuantizedLayer):
@@ -21,29 +34,39 @@ class QuantizedRNNBase(QuantizedLayer):
     def gates(layer: nn.RNNBase) -> Dict[str, int]:
         """Return the weight matrices of all layers and directions, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        return {
-            name: 1 if name.startswith("weight_hr") else stacked
-            for name in layer._flat_weights_names
-            if name.startswith("weight")
-        }
+        names = [n for n in layer._flat_weights_names if n.startswith("weight")]
+        gates = {n: 1 if n.startswith("weight_hr") else stacked for n in names}
+        found = matrices(layer, gates)
+        # PyTorch computes with the list of all: one that is computed by other means
+        # (weight_norm) never gets there.
+        return found if len(found) == len(names) else {}
 
     def forward(self, input, hx=None):
-        # PyTorch computes with the list _flat_weights: for the time of the call it
-        # holds the quantized weights instead of the parameters.
-        self._flat_weights = [self.weight_in_use(n) for n in self._flat_weights_names]
-        try:
-            return super().forward(input, hx)
-        finally:
-            self._init_flat_weights()
+        # PyTorch computes with the list _flat_weights; this call's own one holds the
+        # quantized weights.
+        weights = [self.weight_in_use(n) for n in self._flat_weights_names]
+        call = _for_one_call(self, _flat_weights=weights)
+        return super(QuantizedRNNBase, call).forward(input, hx)
+
+    def __setstate__(self, state) -> None:
+        super().__setstate__(state)
+        self._init_flat_weights()
+
+    def _init_flat_weights(self) -> None:
+        names = self._flat_weights_names
+        self._flat_weights = [self._parameters.get(name) for name in names]
+        self._flat_weight_refs = [
+            None if w is None else weakref.ref(w) for w in self._flat_weights
+        ]
 
     def _update_flat_weights(self) -> None:
-        """Leave _flat_weights as they are: the forward pass sets them itself."""
+        """Leave _flat_weights as they are: the forward pass has its own."""
 
     def flatten_parameters(self) -> None:
         """Do nothing: cuDNN gets the quantized weights, which are new at every step."""
 
     def to_float(self) -> nn.Module:
-        """Return the float layer with every weight on its centroid (own copy)."""
+        """Turn the layer into the float one, see `QuantizedLayer`."""
         layer = super().to_float()
         layer._init_flat_weights()
         return layer
@@ -75,16 +98,13 @@ class QuantizedCell(QuantizedLayer):
     def gates(layer: nn.RNNCellBase) -> Dict[str, int]:
         """Return the two weight matrices, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        return {"weight_ih": stacked, "weight_hh": stacked}
+        return matrices(layer, {"weight_ih": stacked, "weight_hh": stacked})
 
     def forward(self, input, hx=None):
         # An attribute of the instance hides the parameter of its name.
-        for name in ("weight_ih", "weight_hh"):
-            self.__dict__[name] = self.weight_in_use(name)
-        try:
-            return super().forward(input, hx)
-        finally:
-            del self.__dict__["weight_ih"], self.__dict__["weight_hh"]
+        names = ("weight_ih", "weight_hh")
+        call = _for_one_call(self, **{n: self.weight_in_use(n) for n in names})
+        return super(QuantizedCell, call).forward(input, hx)
 
 
 class QuantizedLSTMCell(QuantizedCell, nn.LSTMCell):

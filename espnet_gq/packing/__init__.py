@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.finite import check_finite
+from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.packing.checkpoint import (
     CheckpointError,
     PackedFormatError,
@@ -42,9 +43,23 @@ __all__ = [
 
 
 def pack(module: nn.Module) -> dict:
-    """Return the packed state dict of a prepared module.
+    """Return the packed state dict of a prepared module, which stays as it is.
 
-    Quantizers that were never used are fitted first (post-training quantization).
+    Quantizers that were never trained are fitted (post-training quantization).
+
+    Raises:
+        NotFiniteError: If a parameter is NaN or infinite; names it.
+        ValueError: If nothing is quantized, or a tensor cannot be stored.
     """
-    fit_quantizers(module)
-    return pack_state_dict(module.state_dict())
+    parameters = list(module.named_parameters(remove_duplicate=False))
+    check_finite(parameters)
+    state = module.state_dict()
+    buffers = {key for key in state if not key.endswith("_quantizer.saved_state")}
+    buffers -= {name for name, _ in parameters}
+    for prefix, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, QuantizedLayer):
+            for name, weight, quantizer in layer.quantized():
+                at = f"{prefix}.{name}" if prefix else name
+                fitted = quantizer.fitted_to(weight).state_dict()
+                state.update({f"{at}_quantizer.{k}": v for k, v in fitted.items()})
+    return pack_state_dict(state, buffers)

@@ -4,7 +4,8 @@ A packed checkpoint is a dict of plain tensors and primitives, so `torch.load` r
 with `weights_only=True`:
 
     format   "espnet_gq.packed"
-    version  1, or 2 where a tensor has a codebook of its own
+    version  1, 2 where a tensor has a codebook of its own, or 3 where an entry has no
+             content of its own
     header   uint8 tensor: zlib-compressed JSON (UTF-8), see below
     data     uint8 tensor: the contents of all tensors, in the order of the header
     sha256   hexadecimal SHA-256 of header followed by data
@@ -17,11 +18,14 @@ tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (flo
 weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in
 float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}
 and holds its little-endian values. Every entry is filled with zeros to a multiple of 4
-bytes.
+bytes. Two kinds of entry hold nothing in `data`: {"name", "same_as"} is the quantized
+tensor of an earlier entry once more (a tensor that layers share), {"name", "extra"} what
+a module's `get_extra_state` returned, as JSON.
 """
 
 import hashlib
 import json
+import logging
 import math
 import zipfile
 import zlib
@@ -30,11 +34,13 @@ from pathlib import Path
 from typing import (
     IO,
     Any,
+    Collection,
     Dict,
     Iterator,
     List,
     Mapping,
     Optional,
+    Set,
     Tuple,
     Union,
 )
@@ -44,7 +50,7 @@ import torch
 
 from espnet_gq._version import __version__
 from espnet_gq.files import written_aside
-from espnet_gq.nn.finite import check_finite, not_finite
+from espnet_gq.nn.finite import check_finite, is_weight, named, not_finite
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.packing.stored import (
     StateDict,
@@ -57,9 +63,11 @@ from espnet_gq.quantizer.function import hard_indices, hard_quantize
 from espnet_gq.wording import shown
 
 FORMAT = "espnet_gq.packed"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 MAX_INFLATION = 100
 """Most bytes of header text a byte of its compressed form may stand for."""
+EXTRA_STATE = "_extra_state"
+"""Ending of the keys under which a state dict has what `get_extra_state` returned."""
 DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -77,15 +85,46 @@ class PackedFormatError(CheckpointError):
     """A packed checkpoint that cannot be read: says what is wrong with it."""
 
 
-def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
+def _check_state(
+    state: Mapping[str, Any], names: Set[str], buffers: Optional[Collection[str]]
+) -> None:
+    """Refuse weights and quantizers that are not finite.
+
+    Args:
+        state: A QAT state dict.
+        names: Its quantized tensors.
+        buffers: Its tensors that are no parameters. None: they are not known.
+
+    Raises:
+        NotFiniteError: If one is not; names it.
+    """
+    strict, rest = [], []
+    for key, value in state.items():
+        if torch.is_tensor(value):
+            known = buffers is not None and key not in buffers
+            quantizer = is_quantizer_key(key, names)
+            sure = known or quantizer or key in names or is_weight(key)
+            (strict if sure else rest).append((key, value))
+    check_finite(strict)
+    found = set(not_finite(rest))
+    if buffers is None:
+        check_finite((k, v) for k, v in rest if k in found and v.isnan().any())
+    if found:
+        logging.warning(
+            f"NaN or infinite values in {named(sorted(found))}, which may be a mask: "
+            "kept as they are"
+        )
+
+
+def harden_state_dict(state: Mapping[str, Any]) -> StateDict:
     """Return the float state dict of a QAT one: snapped weights, float names.
 
     Raises:
-        NotFiniteError: If a tensor holds NaN or infinite values; names it.
+        NotFiniteError: If a weight or quantizer holds NaN or infinite values; names it.
         ValueError: If a quantizer was never fitted.
     """
-    check_finite(state.items())
     names = set(quantized_names(state))
+    _check_state(state, names, None)
     hardened = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
     for name in names:
         stored = stored_quantizer(state, name)
@@ -93,24 +132,38 @@ def harden_state_dict(state: Mapping[str, torch.Tensor]) -> StateDict:
     return hardened
 
 
-def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
+def pack_state_dict(
+    state: Mapping[str, Any], buffers: Optional[Collection[str]] = None
+) -> Dict[str, Any]:
     """Return the packed form of a QAT state dict.
 
+    Args:
+        state: The state dict.
+        buffers: Names of its tensors that are no parameters: what is not finite there,
+            as in a mask, is kept, with a warning. None: they are not known, and NaN is
+            refused. Statistics of normalization always have to be finite.
+
     Raises:
-        NotFiniteError: If a tensor holds NaN or infinite values; names it.
+        NotFiniteError: If a weight or quantizer holds NaN or infinite values; names it.
         ValueError: If the state dict has no quantized tensor, one was never fitted,
-            or a tensor has a type that the format does not know.
+            or an entry is of a type that the format does not know.
     """
-    check_finite(state.items())
     names = set(quantized_names(state))
     if not names:
         raise ValueError(
             "the checkpoint has no quantized tensor; allowed: one that a training "
             "with a gq_ encoder, decoder or model wrote"
         )
-    entries, chunks, version = [], [], 1
+    _check_state(state, names, buffers)
+    entries: List[Dict[str, Any]] = []
+    chunks, version = [], 1
+    contents: Dict[Tuple[str, bytes], str] = {}
     for key, tensor in state.items():
         if is_quantizer_key(key, names):
+            continue
+        if not torch.is_tensor(tensor):
+            entries.append({"name": key, "extra": _extra(key, tensor)})
+            version = 3
             continue
         tensor = tensor.detach().cpu()
         if key in names:
@@ -120,7 +173,7 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
             entry = {"bits": stored.bits, "scales": log_scale.numel()}
             book = stored.log_mu
             if book is None:
-                book, version = stored.centroids, 2
+                book, version = stored.centroids, max(version, 2)
                 entry["levels"] = book.numel()
             content = (
                 book.cpu().numpy().astype("<f4").tobytes()
@@ -135,7 +188,15 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
                 )
             entry = {"dtype": dtype}
             content = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        entries.append({"name": key, "shape": list(tensor.shape), **entry})
+        entry = {"shape": list(tensor.shape), **entry}
+        if key in names:
+            same = (json.dumps(entry), hashlib.sha256(content).digest())
+            first = contents.setdefault(same, key)
+            if first != key:
+                entries.append({"name": key, "same_as": first})
+                version = 3
+                continue
+        entries.append({"name": key, **entry})
         chunks.append(content + bytes(-len(content) % 4))
     header = json.dumps(
         {"plugin": __version__, "tensors": entries}, separators=(",", ":")
@@ -151,6 +212,19 @@ def pack_state_dict(state: Mapping[str, torch.Tensor]) -> Dict[str, Any]:
     }
 
 
+def _extra(key: str, value: Any) -> Any:
+    """Return what a module keeps beside tensors, if JSON can hold it."""
+    try:
+        if json.loads(json.dumps(value, allow_nan=False)) == value:
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"{key} holds {shown(value)}; allowed beside tensors: None, numbers, text, and "
+        "lists and dicts of these with text as keys"
+    )
+
+
 def is_packed(obj: Any) -> bool:
     """Return whether an object read from a file claims to be a packed checkpoint."""
     return isinstance(obj, Mapping) and obj.get("format") == FORMAT
@@ -162,7 +236,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
     if not isinstance(version, int) or version not in VERSIONS:
         raise PackedFormatError(
             f"format version {shown(version)}; espnet_gq {__version__} reads "
-            f"{' and '.join(map(str, VERSIONS))}"
+            f"{', '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
         value = packed.get(key)
@@ -189,7 +263,7 @@ def _count(value: Any, most: int = 2**40) -> int:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuantizedTensor:
     """A quantized tensor as it is in the file."""
 
@@ -248,12 +322,23 @@ class _Data:
             raise PackedFormatError("the checksum does not match: the file is damaged")
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What a module keeps beside tensors (`get_extra_state`)."""
+
+    value: Any
+
+
+Stored = Union[QuantizedTensor, torch.Tensor, Extra]
+
+
 def tensors(
     packed: Mapping[str, Any], file: Optional[IO[bytes]] = None
-) -> Iterator[Tuple[str, Union[QuantizedTensor, torch.Tensor]]]:
+) -> Iterator[Tuple[str, Stored]]:
     """Yield (name, tensor) of a packed checkpoint, in its order.
 
-    The checksum is compared after the last one: use nothing before that.
+    A quantized tensor that has several names is the same object under each. The
+    checksum is compared after the last one: use nothing before that.
 
     Args:
         packed: The packed dict.
@@ -269,9 +354,18 @@ def tensors(
         whole.update(data.array)
         if whole.hexdigest() != data.sha256:
             raise PackedFormatError("the checksum does not match: the file is damaged")
+    repeated = [e["same_as"] for e in entries if isinstance(e, dict) and "same_as" in e]
+    known: Dict[str, QuantizedTensor] = {}
     for entry in entries:
         try:
-            name, value = _tensor(entry, data)
+            if isinstance(entry, dict) and "same_as" in entry:
+                name, value = _name(entry), known.get(_name(entry, "same_as"))
+                if value is None:
+                    raise PackedFormatError("it repeats no earlier quantized tensor")
+            else:
+                name, value = _tensor(entry, data)
+            if name in repeated and isinstance(value, QuantizedTensor):
+                known[name] = value
         except PackedFormatError as e:
             label = entry.get("name") if isinstance(entry, dict) else None
             raise PackedFormatError(f"tensor {shown(label)}: {e}") from None
@@ -281,10 +375,17 @@ def tensors(
     data.finish()
 
 
-def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tensor]]:
-    name, shape = entry["name"], tuple(_count(n) for n in entry["shape"])
-    if not isinstance(name, str):
-        raise PackedFormatError(f"{shown(name)} is not a name")
+def _name(entry: Mapping[str, Any], key: str = "name") -> str:
+    if not isinstance(entry[key], str):
+        raise PackedFormatError(f"{shown(entry[key])} is not a name")
+    return entry[key]
+
+
+def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
+    name = _name(entry)
+    if "extra" in entry:
+        return name, Extra(entry["extra"])
+    shape = tuple(_count(n) for n in entry["shape"])
     numel = _count(math.prod(shape))
     start = data.at
     if "bits" in entry:
@@ -314,7 +415,7 @@ def _tensor(entry, data: _Data) -> Tuple[str, Union[QuantizedTensor, torch.Tenso
         value = torch.empty(shape, dtype=dtype)  # torch views no array without values
         if numel:
             value = torch.from_numpy(raw).view(dtype).view(shape)
-        if not_finite([(name, value)]):
+        if is_weight(name) and not_finite([(name, value)]):
             raise PackedFormatError("it holds NaN or infinite values")
     data.take(-(data.at - start) % 4)
     return name, value
@@ -328,8 +429,8 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
     """
     state: StateDict = {}
     for name, value in tensors(packed):
-        if torch.is_tensor(value):
-            state[name] = value
+        if not isinstance(value, QuantizedTensor):
+            state[name] = value.value if isinstance(value, Extra) else value
             continue
         quantizer = value.quantizer
         numel, scales = math.prod(value.shape), quantizer.log_scale.numel()
@@ -373,6 +474,10 @@ def load_object(path: Union[str, Path], mmap: bool = False) -> Any:
         ) from None
 
 
+def _is_strided(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided
+
+
 def load_state_dict(path: Union[str, Path], mmap: bool = False) -> Any:
     """Read a checkpoint's state dict without running code from it.
 
@@ -393,7 +498,8 @@ def load_state_dict(path: Union[str, Path], mmap: bool = False) -> Any:
     if isinstance(obj, Mapping) and isinstance(obj.get("model"), Mapping):
         obj = obj["model"]
     if not isinstance(obj, Mapping) or not all(
-        isinstance(k, str) and torch.is_tensor(v) and v.layout == torch.strided
+        isinstance(k, str)
+        and (k.endswith(EXTRA_STATE) if not torch.is_tensor(v) else _is_strided(v))
         for k, v in obj.items()
     ):
         raise CheckpointError(

@@ -3,7 +3,19 @@
 import contextlib
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, Mapping, Optional, Union
+from typing import (
+    IO,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -11,6 +23,7 @@ from torch import nn
 from espnet_gq.nn.prepare import quantized_layers
 from espnet_gq.packing.checkpoint import (
     CheckpointError,
+    Extra,
     PackedFormatError,
     QuantizedTensor,
     is_packed,
@@ -81,16 +94,22 @@ def load_packed(
 
 
 def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
-    state: Dict[str, torch.Tensor] = {}
+    state: Dict[str, Any] = {}
     weights: Dict[int, PackedWeight] = {}
-    for name, tensor in tensors(packed, file):
-        if not torch.is_tensor(tensor):
+    made: WeakKeyDictionary[QuantizedTensor, PackedWeight] = WeakKeyDictionary()
+    for name, value in tensors(packed, file):
+        if isinstance(value, QuantizedTensor):
             # Takes the weight's place while the state dict finds its way into the
             # model: layers may rename what an earlier release called otherwise.
-            place = torch.empty(tensor.shape, device="meta")
+            place = torch.empty(value.shape, device="meta", dtype=torch.float32)
             place = nn.Parameter(place, requires_grad=False)
-            weights[id(place)], tensor = _weight(tensor), place
-        state[name] = tensor
+            # A tensor of several names stays one.
+            if value not in made:
+                made[value] = _weight(value)
+            weights[id(place)] = made[value]
+            value = place
+        state[name] = value.value if isinstance(value, Extra) else value
+    dtypes = _dtypes(model)
     try:
         found = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as e:  # of another shape
@@ -104,6 +123,7 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
             )
     by_layer = _by_layer(model, weights)
     _check_bits(model, by_layer)
+    _convert(dtypes, weights)
     install(model, by_layer)
     for module in model.modules():
         # Some of ESPnet's decoders remember the device they were built on.
@@ -114,6 +134,35 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
             raise ValueError(f"it has no weight for '{name}', which is to be quantized")
     set_mode(model, mode)
     return model
+
+
+def _dtypes(model: nn.Module) -> List[Tuple[nn.Module, str, torch.dtype]]:
+    """Return the type of each floating-point tensor of a model: its module and name."""
+    return [
+        (module, name, tensor.dtype)
+        for module in model.modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and tensor.is_floating_point()
+    ]
+
+
+def _convert(
+    dtypes: Sequence[Tuple[nn.Module, str, torch.dtype]],
+    weights: Mapping[int, PackedWeight],
+) -> None:
+    """Give loaded tensors the types that the model had, as loading a state dict does."""
+    for module, name, dtype in dtypes:
+        parameter = module._parameters.get(name)
+        if parameter is None:
+            buffer = module._buffers.get(name)
+            if buffer is not None and buffer.dtype != dtype:
+                module._buffers[name] = buffer.to(dtype)
+        elif id(parameter) in weights:
+            weights[id(parameter)].to(dtype)
+        elif parameter.dtype != dtype:
+            module._parameters[name] = nn.Parameter(
+                parameter.detach().to(dtype), requires_grad=parameter.requires_grad
+            )
 
 
 def _check_bits(

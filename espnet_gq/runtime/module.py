@@ -72,17 +72,18 @@ def packed_class(layer: nn.Module) -> Optional[Type[PackedLayer]]:
 def install(
     module: nn.Module, weights: Mapping[str, Mapping[str, PackedWeight]]
 ) -> None:
-    """Replace layers by packed ones, in place.
+    """Turn layers into packed ones, in place.
+
+    Whatever refers to a layer, under any name, then refers to the packed one.
 
     Args:
-        module: Any module that is not itself one of the layers.
+        module: Any module; the name of a lone layer is "".
         weights: Layer name -> parameter name -> packed weight.
 
     Raises:
         ValueError: If a layer is missing, of another kind, or of another shape.
     """
     for name, packed in weights.items():
-        parent, _, child = name.rpartition(".")
         try:
             layer = module.get_submodule(name)
         except AttributeError:
@@ -94,9 +95,10 @@ def install(
                 f"under the name {', '.join(packed)}"
             )
         try:
-            setattr(module.get_submodule(parent), child, cls.from_float(layer, packed))
+            new = cls.from_float(layer, packed)
         except ValueError as e:
             raise ValueError(f"layer '{name}': {e}") from None
+        layer.__class__, layer.__dict__ = cls, new.__dict__
 
 
 def set_mode(module: nn.Module, mode: str) -> int:

@@ -216,7 +216,7 @@ def test_cells(cls):
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
     cell.eval()
     torch.testing.assert_close(espnet_gq.harden(cell)(x), cell(x))
-    assert isinstance(cell.weight_ih, nn.Parameter)
+    assert isinstance(espnet_gq.harden(cell).weight_ih, nn.Parameter)
 
 
 def test_quantized_once_quantizes_once_and_changes_nothing():

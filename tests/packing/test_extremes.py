@@ -54,6 +54,7 @@ def layer(weight, dtype, **conf):
     linear = linear.to(dtype)
     if not linear.weight.isfinite().all():
         return None
+    conf = {"annealing": {"steps": 10}, **conf}
     return espnet_gq.prepare(nn.Sequential(linear), conf).to(dtype)
 
 

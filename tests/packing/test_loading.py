@@ -182,10 +182,10 @@ def test_a_header_that_inflates_is_refused(packed, tmp_path):
         load_packed(empty(), tmp_path / "bomb.pth")
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_unknown_versions(packed, tmp_path, version):
     save({**packed, "version": version}, tmp_path / "other.pth")
-    with pytest.raises(PackedFormatError, match="version .*reads 1 and 2"):
+    with pytest.raises(PackedFormatError, match="version .*reads 1, 2, 3"):
         load_packed(empty(), tmp_path / "other.pth")
 
 

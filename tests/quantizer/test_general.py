@@ -20,8 +20,9 @@ def weights(seed=0, shape=(32, 48)):
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_evaluation_uses_at_most_two_to_the_bits_values(bits, granularity):
-    quantizer = GeneralQuantizer(bits, 32, granularity).eval()
-    out = quantizer(weights())
+    quantizer = GeneralQuantizer(bits, 32, granularity)
+    quantizer.fit(weights())
+    out = quantizer.eval()(weights())
     rows = out if granularity == "channel" else out.view(1, -1)
     assert max(row.unique().numel() for row in rows) <= 2**bits
     centroids = quantizer.centroids().view(-1, 2**bits)
@@ -65,8 +66,15 @@ def test_degenerate_tensors_train(w, bits):
     quantizer(leaf).sum().backward()
     assert torch.isfinite(leaf.grad).all()
     assert torch.isfinite(quantizer.log_scale.grad).all()
-    error = (quantizer.eval()(w) - w).abs().max()
-    assert error <= w.abs().max() + 1e-20
+    # Where the training begins with nothing, the scale is that of a layer about to learn.
+    largest = w.abs().max() if w.abs().max() > 1e-29 else w.shape[1] ** -0.5
+    assert (quantizer.eval()(w) - w).abs().max() <= largest + 1e-20
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_zeros_that_no_training_follows_stay_zeros(bits):
+    w = torch.zeros(4, 6)
+    assert GeneralQuantizer(bits, 4).eval()(w).abs().max() <= 1e-29
 
 
 def test_fitting_weights_that_are_not_finite_is_refused():
@@ -142,18 +150,26 @@ def test_a_soft_pass_has_the_slope_of_a_hard_one(bits):
         torch.testing.assert_close(ours, expected)
 
 
-def test_evaluation_result_is_kept_until_something_changes():
-    quantizer = GeneralQuantizer(4, 32).eval()
-    w = weights()
-    first = quantizer(w)
-    assert quantizer(w) is first
+@pytest.mark.parametrize("fit", [True, False])
+def test_evaluation_sees_every_change(fit):
+    quantizer, w = GeneralQuantizer(4, 32).eval(), weights()
+    if fit:
+        quantizer.fit(w)
+
+    def differs_after(change):
+        before = quantizer(w).clone()
+        change()
+        assert not torch.equal(quantizer(w), before)
+        assert torch.equal(quantizer(w), quantizer.fitted_to(w).quantize(w))
+
     with torch.no_grad():
-        w.mul_(0.5)
-    assert not torch.equal(quantizer(w), first)
-    with torch.no_grad():
-        quantizer.log_scale.add_(0.1)
-    third = quantizer(w)
-    assert torch.equal(third, quantizer.quantize(w))
+        differs_after(lambda: w.mul_(0.5))
+    differs_after(lambda: w.data.neg_())  # no version of w counts this one
+    if fit:
+        differs_after(lambda: quantizer.log_scale.data.add_(0.1))
+        differs_after(lambda: quantizer.log_mu.data.add_(1.0))
+    else:
+        assert not quantizer.fitted and not quantizer.log_scale.any()
 
 
 def test_annealing_runs_from_start_to_end():

@@ -66,7 +66,9 @@ def test_degenerate_tensors_train(method, bits, w):
     quantizer = fitted(method, bits, w)
     out, grad, _ = trained(quantizer, w, torch.ones_like(w))
     assert torch.isfinite(out).all() and torch.isfinite(grad).all()
-    assert (quantizer.eval()(w) - w).abs().max() <= w.abs().max() + 1e-6
+    # A layer of zeros gets the scale of one that is about to learn.
+    largest = w.abs().max() if w.any() else w.shape[1] ** -0.5
+    assert (quantizer.eval()(w) - w).abs().max() <= largest + 1e-6
 
 
 @pytest.mark.parametrize("method, bits", ALLOWED)
@@ -240,7 +242,7 @@ def test_dkm_is_its_equations():
 
 def test_rows_of_next_to_nothing_have_no_say_in_dkm_centroids():
     w = weights(shape=(5, 40)).double()
-    w[1], w[3] = 0.0, w[3] * 1e-9
+    w[1], w[3] = w[1] * 1e-12, w[3] * 1e-9
     quantizer = fitted("dkm", 2, w, granularity="channel")
     rows = [0, 2, 4]
     other = fitted("dkm", 2, w[rows], granularity="channel")

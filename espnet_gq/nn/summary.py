@@ -1,0 +1,149 @@
+"""What of a module is quantized, and what is left float and why."""
+
+import logging
+from dataclasses import dataclass
+from typing import Dict, Iterator, Mapping, Optional, Tuple
+
+from torch import nn
+
+from espnet_gq.nn.kinds import QUANTIZED
+from espnet_gq.nn.layers import QuantizedLayer
+
+EXPECTED = 0.95
+"""Where less than this share of the parameters in matrices that no rule left float is
+quantized, the log says so as a warning."""
+VECTOR = "a vector (bias, normalization)"
+BY_CONFIGURATION = "gq_conf"
+RULE = "rule "
+
+
+@dataclass(frozen=True)
+class LeftFloat:
+    """A parameter that is not quantized."""
+
+    name: str
+    kind: str
+    """Class of the module that holds it."""
+    numel: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What of a module is quantized. Shared tensors count once."""
+
+    quantized: Mapping[str, int]
+    """Bits of each quantized parameter, by its name."""
+    numel: Mapping[str, int]
+    """Number of weights of each."""
+    left: Tuple[LeftFloat, ...]
+    """The other parameters."""
+
+    @property
+    def total(self) -> int:
+        """Parameters of the module."""
+        return sum(self.numel.values()) + sum(p.numel for p in self.left)
+
+    @property
+    def share(self) -> float:
+        """Share of the parameters that is quantized, 0 to 1."""
+        return sum(self.numel.values()) / max(self.total, 1)
+
+    @property
+    def effective_bits(self) -> float:
+        """Mean bits of a quantized weight, 32 where there is none."""
+        weights = sum(self.numel.values())
+        if not weights:
+            return 32.0
+        return sum(self.quantized[n] * k for n, k in self.numel.items()) / weights
+
+    def left_by_kind(self) -> str:
+        """Return what is left float, by class and reason, largest first."""
+        kinds: Dict[Tuple[str, str], int] = {}
+        for p in self.left:
+            key = ("", VECTOR) if p.reason == VECTOR else (p.kind, p.reason)
+            kinds[key] = kinds.get(key, 0) + p.numel
+        parts = [
+            f"{numel:,} parameters {f'of {kind} ' if kind else ''}({reason})"
+            for (kind, reason), numel in sorted(kinds.items(), key=lambda i: -i[1])
+        ]
+        return "left float: " + ("; ".join(parts) or "nothing")
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.quantized)} tensors with {sum(self.numel.values()):,} of "
+            f"{self.total:,} parameters ({100 * self.share:.1f}%) quantized to "
+            f"{self.effective_bits:.2f} bits; {self.left_by_kind()}"
+        )
+
+    def log(self) -> None:
+        """Log it, as a warning where much is left float that no rule asked for."""
+        asked = (VECTOR, BY_CONFIGURATION)
+        lost = sum(
+            p.numel
+            for p in self.left
+            if p.reason not in asked and not p.reason.startswith(RULE)
+        )
+        weights = sum(self.numel.values())
+        much = lost > (1 - EXPECTED) * (weights + lost)
+        logging.log(logging.WARNING if much else logging.INFO, f"GQ: {self}")
+
+
+def summarize(
+    module: nn.Module, reasons: Optional[Mapping[int, str]] = None
+) -> Summary:
+    """Return what of a module is quantized, and what is left float and why.
+
+    Args:
+        module: Any module, prepared or not.
+        reasons: Reason for a parameter, by its id, where more is known than the module
+            shows.
+    """
+    quantized: Dict[str, int] = {}
+    numel: Dict[str, int] = {}
+    seen = set()
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            for weight, parameter, quantizer in layer.quantized():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    key = f"{name}.{weight}" if name else weight
+                    quantized[key], numel[key] = quantizer.bits, parameter.numel()
+                seen.update(id(p) for p in quantizer.parameters())
+    left = []
+    for name, holder, weight, parameter in _held_parameters(module):
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            reason = (reasons or {}).get(id(parameter))
+            reason = reason or _reason(holder, weight, parameter)
+            kind = getattr(holder, "float_class", type(holder)).__name__
+            left.append(LeftFloat(name, kind, parameter.numel(), reason))
+    return Summary(quantized, numel, tuple(left))
+
+
+def _held_parameters(
+    module: nn.Module,
+) -> Iterator[Tuple[str, nn.Module, str, nn.Parameter]]:
+    for name, holder in module.named_modules():
+        for weight, parameter in holder._parameters.items():
+            if parameter is not None:
+                key = f"{name}.{weight}" if name else weight
+                yield key, holder, weight, parameter
+
+
+def _reason(holder: nn.Module, weight: str, parameter: nn.Parameter) -> str:
+    if parameter.dim() <= 1:
+        return VECTOR
+    if weight.endswith(("_g", "_v", "_orig")) or weight.startswith("original"):
+        return "re-parametrized: weight norm, pruning or another computes the weight"
+    if type(holder) in QUANTIZED:
+        gates = QUANTIZED[type(holder)].gates(holder)
+        if weight not in gates:
+            return "other weights of the layer are re-parametrized"
+        return BY_CONFIGURATION
+    if isinstance(holder, QuantizedLayer):
+        return BY_CONFIGURATION
+    for base in QUANTIZED:
+        if isinstance(holder, base):
+            return f"extends {base.__name__} and may compute something else"
+    return f"{type(holder).__name__} has no quantized form"
