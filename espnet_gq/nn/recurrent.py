@@ -15,6 +15,12 @@ from espnet_gq.nn.layers import QuantizedLayer, matrices
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 
 
+def _all_or_none(layer: nn.Module, gates: Dict[str, int]) -> Dict[str, int]:
+    """Return the matrices, none where one of them is re-parametrized (weight norm)."""
+    found = matrices(layer, gates)
+    return found if len(found) == len(gates) else {}
+
+
 def _for_one_call(layer: nn.Module, **attributes: Any) -> nn.Module:
     """Return a second instance of a layer with some attributes of its own.
 
@@ -36,10 +42,7 @@ class QuantizedRNNBase(QuantizedLayer):
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
         names = [n for n in layer._flat_weights_names if n.startswith("weight")]
         gates = {n: 1 if n.startswith("weight_hr") else stacked for n in names}
-        found = matrices(layer, gates)
-        # PyTorch computes with the list of all: one that is computed by other means
-        # (weight_norm) never gets there.
-        return found if len(found) == len(names) else {}
+        return _all_or_none(layer, gates)
 
     def forward(self, input, hx=None):
         # PyTorch computes with the list _flat_weights; this call's own one holds the
@@ -98,7 +101,7 @@ class QuantizedCell(QuantizedLayer):
     def gates(layer: nn.RNNCellBase) -> Dict[str, int]:
         """Return the two weight matrices, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        return matrices(layer, {"weight_ih": stacked, "weight_hh": stacked})
+        return _all_or_none(layer, {"weight_ih": stacked, "weight_hh": stacked})
 
     def forward(self, input, hx=None):
         # An attribute of the instance hides the parameter of its name.

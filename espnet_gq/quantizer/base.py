@@ -65,13 +65,23 @@ def _digest(w: torch.Tensor) -> bytes:
 class _StraightThrough(torch.autograd.Function):
     """w, hard -> hard; the gradient passes to w as it is."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, w, hard):
+    def forward(w, hard):
         return hard.view_as(hard)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep nothing."""
 
     @staticmethod
     def backward(ctx, grad):
         return grad, None
+
+    @staticmethod
+    def jvp(ctx, grad_w, grad_hard):
+        return grad_w
 
 
 class Quantizer(nn.Module):
