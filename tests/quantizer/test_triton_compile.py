@@ -1,5 +1,6 @@
 """Both kernels compile for the GPUs that are trained on, with what the compiler makes
-of them within bounds; no GPU needed. Every form: `benchmarks/gpu/compile_kernels.py`."""
+of them within bounds; no GPU needed. Every form: `benchmarks/gpu/compile_kernels.py`.
+"""
 
 import sys
 from pathlib import Path
