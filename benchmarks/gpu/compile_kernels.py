@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from espnet_gq.files import write_json
 from espnet_gq.quantizer import triton_kernel
@@ -23,10 +23,11 @@ from espnet_gq.quantizer import triton_kernel
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 KERNELS = ("forward", "backward")
 WIDTHS = range(1, 9)
-LIMITS = {"registers": 128, "stack": 16, "shared": 2048, "float64": 0}
-"""Most registers a thread, bytes of stack (spilled registers lie there), bytes of
-shared memory a block, and float64 instructions: consumer GPUs have hardly any units for
-them, and a constant that float32 cannot hold makes Triton compute in float64."""
+LIMITS = {"registers": 168, "stack": 16, "shared": 2048, "float64": 0}
+"""Most registers per thread (168 let three blocks run on a multiprocessor), bytes of
+stack per thread (spilled registers lie there), bytes of shared memory per block, and
+float64 instructions: consumer GPUs have hardly any units for them, and a constant that
+float32 cannot hold makes Triton compute in float64."""
 
 
 @dataclass(frozen=True)
@@ -83,35 +84,55 @@ def all_forms() -> Iterator[Form]:
 
 
 def compile_form(form: Form) -> Dict[str, int]:
-    """Compile one form; return its registers, stack, shared memory and float64 use."""
-    from triton import compile as triton_compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    """Compile one form of a kernel of the quantizer; see `compiled`."""
     kernel = getattr(triton_kernel, f"_{form.kernel}_kernel")
     constants = dict(
         PER_ROW=form.per_row, BITS=form.bits, HARD=form.hard, SIZE=triton_kernel.BLOCK
     )
-    signature, attributes = {}, {}
-    for index, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.endswith("_ptr"):
-            signature[name] = "*fp32"
-        else:
-            signature[name] = "fp32" if name in ("alpha", "q2") else "i32"
-        codebook = name in ("c_ptr", "dc_ptr")  # begins behind one number of padding
-        if form.aligned and (name == "cols" or signature[name] == "*fp32"):
-            if not codebook:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-    compiled = triton_compile(
+    types, aligned = [], []
+    for index, name in enumerate(kernel.arg_names[: -len(constants)]):
+        pointer = name.endswith("_ptr")
+        number = "fp32" if name in ("alpha", "q2") else "i32"
+        types.append("*fp32" if pointer else number)
+        # A codebook begins behind one number of padding.
+        if (pointer or name == "cols") and name not in ("c_ptr", "dc_ptr"):
+            aligned.append(index)
+    return compiled(
+        *(kernel, form.capability, types, constants), aligned if form.aligned else ()
+    )
+
+
+def compiled(
+    kernel: Any,
+    capability: int,
+    types: Sequence[str],
+    constants: Dict[str, Any],
+    aligned: Sequence[int] = (),
+) -> Dict[str, int]:
+    """Compile a Triton kernel; return the figures that LIMITS are for.
+
+    Args:
+        kernel: Function decorated by `triton.jit`.
+        capability: Compute capability, ten times.
+        types: Of its arguments, without the constants that follow them.
+        constants: Values of its constant arguments.
+        aligned: Indices of the arguments that are divisible by 16.
+    """
+    from triton import compile as triton_compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = dict(zip(kernel.arg_names, types))
+    signature.update({name: "constexpr" for name in constants})
+    attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
+    done = triton_compile(
         ASTSource(kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", form.capability, 32),
+        target=GPUTarget("cuda", capability, 32),
     )
     return dict(
-        **_resources(compiled.asm["cubin"]),
-        shared=compiled.metadata.shared,
-        float64=len(re.findall(r"^\s.*\.f64\b", compiled.asm["ptx"], re.MULTILINE)),
+        **_resources(done.asm["cubin"]),
+        shared=done.metadata.shared,
+        float64=len(re.findall(r"^\s.*\.f64\b", done.asm["ptx"], re.MULTILINE)),
     )
 
 
@@ -163,7 +184,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             for words in beyond_limits(figures):
                 failures += 1
                 print(f"{form}: {words}")
-    print(f"{len(rows)} forms compiled, {failures} beyond the limits; the most of each:")
+    print(
+        f"{len(rows)} forms compiled, {failures} beyond the limits; the most of each:"
+    )
     for kernel in KERNELS:
         most = Counter()
         for row in rows:

@@ -1,8 +1,9 @@
 """The weights of a recurrent layer in one buffer, where cuDNN looks for them.
 
-cuDNN takes all weights of an LSTM or GRU as one buffer. PyTorch passes a layer's weights
-on without a copy only where they already are that buffer; otherwise it copies them at
-every call and warns that they "are not part of single contiguous chunk of memory".
+cuDNN takes all weights of an LSTM or GRU as one buffer. PyTorch passes a layer's
+weights on without a copy only where they already are that buffer; otherwise it copies
+them at every call and warns that they "are not part of single contiguous chunk of
+memory".
 """
 
 import functools
