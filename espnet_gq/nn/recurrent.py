@@ -10,6 +10,7 @@ from typing import Any, Dict
 
 from torch import nn
 
+from espnet_gq.nn.flat_weights import flattened
 from espnet_gq.nn.layers import QuantizedLayer, matrices
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
@@ -48,6 +49,8 @@ class QuantizedRNNBase(QuantizedLayer):
         # PyTorch computes with the list _flat_weights; this call's own one holds the
         # quantized weights.
         weights = [self.weight_in_use(n) for n in self._flat_weights_names]
+        if weights[0].is_cuda:
+            weights = flattened(weights, self)
         call = _for_one_call(self, _flat_weights=weights)
         return super(QuantizedRNNBase, call).forward(input, hx)
 
