@@ -8,9 +8,10 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import ROOT
+from benchmarks.espnet_models import PARTS, Config, quantized
+
 DECLARATION = Path(__file__).with_name("grid.yaml")
-PARTS = ("encoder", "decoder", "model")
 DECODING = ("ctc", "transducer")
 SECTIONS = (
     *("data", "test_sets", "architectures", "training", "cell_training"),
@@ -18,7 +19,6 @@ SECTIONS = (
 )
 CELL_KEYS = ("architecture", "start", "methods", "ablations", "bits", "seeds")
 
-Config = Dict[str, Any]
 GQConfs = Dict[str, Config]
 """gq_conf of the "encoder", the "decoder" and the "model"."""
 
@@ -85,26 +85,6 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
             result[key] = merged(below if isinstance(below, Mapping) else {}, value)
         else:
             result[key] = copy.deepcopy(value)
-    return result
-
-
-def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Config:
-    """Return a training config with the quantized classes in place of ESPnet's.
-
-    Args:
-        config: Options of a float training.
-        gq_confs: gq_conf of the "encoder", the "decoder" and the "model".
-    """
-    result = dict(copy.deepcopy(config))
-    for part in PARTS:
-        if part == "model":
-            result["model"] = "gq_espnet"
-        elif result.get(part) is None:
-            continue
-        else:
-            result[part] = f"gq_{result[part]}"
-        conf = result.get(f"{part}_conf") or {}
-        result[f"{part}_conf"] = {**conf, "gq_conf": copy.deepcopy(gq_confs[part])}
     return result
 
 
@@ -189,7 +169,7 @@ class Grid:
         if not found:
             raise GridError(
                 f"no cell matches {' '.join(patterns)}; their names are like "
-                f"{self.cells[0].name} (`grid.py list` prints all)"
+                f"{self.cells[0].name} (`python -m experiments.grid list` prints all)"
             )
         return found
 

@@ -1,31 +1,34 @@
-"""The evidence grid: GQ beside its peers, on models, starts, bits and seeds.
+"""The accuracy grid: GQ beside its baselines, on models, starts, bits and seeds.
 
-    python benchmarks/grid.py list  [--work DIR]
-    python benchmarks/grid.py run --work DIR [--cells PATTERN] [--limit N] [--jobs N]
-    python benchmarks/grid.py report --results DIR/results --output RESULTS.md \\
-        --plots docs/results
-    python benchmarks/grid.py check --cell NAME --work OTHER_DIR
+    python -m experiments.grid list  [--work DIR]
+    python -m experiments.grid run --work DIR [--cells PATTERN] [--limit N] [--jobs N]
+    python -m experiments.grid report --output RESULTS.md --plots docs/results
+    python -m experiments.grid tables [--places "conformer-*"]
+    python -m experiments.grid check --cell NAME --work OTHER_DIR
 
 grid.yaml declares the cells. `run` makes data and float models once, then trains,
 decodes and scores every cell that has no result file in DIR/results yet. It may be
 interrupted at any time: called again it goes on where it was, within a training at its
 last epoch. A cell that fails leaves a CELL.failed file with the reason, and is tried
-again, last, by the next `run`. See README.md beside this file.
+again, last, by the next `run`. See experiments/README.md.
 """
 
 import argparse
 import shlex
 import signal
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from grid_cells import DECLARATION, Grid, GridError
-from grid_place import StepFailed, Workplace
-from grid_queue import run, summary
-from grid_results import ALL, Rates, read_result, units
+from experiments.cells import DECLARATION, Grid, GridError
+from experiments.reporting import document
+from experiments.reporting.document import Report
+from experiments.reporting.results import ALL, Rates, Results, read_result, units
+from experiments.running.place import StepFailed, Workplace
+from experiments.running.queue import run, summary
 
-RESULTS = Path(__file__).with_name("results") / "grid"
+RESULTS = Path(__file__).with_name("results")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,16 +45,24 @@ def get_parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="run the cells that have no result")
     running.add_argument("--limit", type=positive, help="at most so many cells")
     reporting = commands.add_parser("report", help="write RESULTS.md and the plots")
-    reporting.add_argument("--results", type=Path, default=RESULTS)
     reporting.add_argument("--output", type=Path, required=True, help="RESULTS.md")
     reporting.add_argument("--plots", type=Path, help="folder of the plots")
+    printing = commands.add_parser("tables", help="print every table of the results")
+    printing.add_argument(
+        "--places",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help='architecture and start, such as "conformer-trained"; default: all',
+    )
     checking = commands.add_parser(
         "check", help="run a cell again, and compare it with its stored result"
     )
     checking.add_argument("--cell", required=True, help="its name")
-    checking.add_argument(
-        "--results", type=Path, default=RESULTS, help="stored results"
-    )
+    for command in (reporting, printing, checking):
+        command.add_argument(
+            "--results", type=Path, default=RESULTS, help="folder of stored results"
+        )
     for command in (listing, running):
         command.add_argument(
             "--cells",
@@ -106,17 +117,27 @@ def run_cells(args: argparse.Namespace, grid: Grid) -> int:
 
 def write_report(args: argparse.Namespace, grid: Grid) -> None:
     """Write RESULTS.md and the plots."""
-    import grid_report
-    from grid_results import Results
-
-    command = ["python", "benchmarks/grid.py", "report", "--results", args.results]
-    command += ["--output", args.output]
-    command += [] if args.plots is None else ["--plots", args.plots]
-    text = shlex.join(map(str, command))
-    files = grid_report.write(
-        grid, Results(args.results), args.output, args.plots, text
-    )
+    report = Report(grid, Results(args.results))
+    base = ["python", "-m", "experiments.grid"]
+    stored = [] if args.results == RESULTS else ["--results", args.results]
+    plots = [] if args.plots is None else ["--plots", args.plots]
+    command = [*base, "report", *stored, "--output", args.output, *plots]
+    texts = [shlex.join(map(str, c)) for c in (command, [*base, "tables", *stored])]
+    files = document.write(report, args.output, args.plots, *texts)
     print("\n".join(f"wrote {path}" for path in files))
+
+
+def print_tables(args: argparse.Namespace, grid: Grid) -> None:
+    """Print every table."""
+    report = Report(grid, Results(args.results))
+    names = {"-".join(place): place for place in report.tables.places}
+    found = [name for name in names if any(fnmatchcase(name, p) for p in args.places)]
+    if not found:
+        raise GridError(
+            f"--places {' '.join(args.places)}; allowed: patterns that match one of "
+            f"{', '.join(names)}"
+        )
+    print(report.details([names[name] for name in found]), end="")
 
 
 def check(args: argparse.Namespace, grid: Grid) -> int:
@@ -174,6 +195,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             sys.exit(run_cells(args, grid))
         elif args.command == "report":
             write_report(args, grid)
+        elif args.command == "tables":
+            print_tables(args, grid)
         else:
             sys.exit(check(args, grid))
     except (GridError, StepFailed) as e:

@@ -1,8 +1,8 @@
 """Packed CPU inference beside float32 and PyTorch's dynamic int8.
 
-    python benchmarks/packed_inference.py --json packed_inference.json
+    python -m benchmarks.packed.inference --json packed_inference.json
 
-See README.md beside this file.
+See benchmarks/README.md.
 """
 
 import argparse
@@ -11,17 +11,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-import packed_kernels
-import packed_latency
-import packed_memory
-import packed_plot
-import packed_steps
 import torch
-from packed_models import SIZES, describe, import_packages, quiet
-from packed_speech import DATA, Utterance, utterances
-from packed_variants import Aim, Variant, variants
-from report import command, machine, machine_lines
 
+from benchmarks.measuring import MIB
+from benchmarks.options import add_bits, check_known, command, listed, parse_quick
+from benchmarks.packed import kernels, latency, memory, plot, steps
+from benchmarks.packed.models import SIZES, describe, import_packages, quiet
+from benchmarks.packed.speech import DATA, Utterance, utterances
+from benchmarks.packed.variants import Aim, Variant, variants
+from benchmarks.report import machine, machine_lines
 from espnet_gq.files import write_json
 from espnet_gq.runtime import available, instruction_sets
 from espnet_gq.runtime.library import MODES
@@ -83,13 +81,11 @@ class Run:
         """Time products."""
         args, part = self.args, self.start("kernels")
         print(f"\n## kernels\n\n{args.rounds} rounds", flush=True)
-        cases = packed_kernels.measure(
-            self.compared, args.threads, args.rounds, args.quick
-        )
+        cases = kernels.measure(self.compared, args.threads, args.rounds, args.quick)
         part["cases"] = cases
-        part["notes"] = packed_kernels.notes(cases)
-        print("\n".join([*packed_kernels.lines(cases), *part["notes"]]))
-        self.finish("kernels", part, packed_kernels.aims(cases))
+        part["notes"] = kernels.notes(cases)
+        print("\n".join([*kernels.lines(cases), *part["notes"]]))
+        self.finish("kernels", part, kernels.aims(cases))
 
     def models(self) -> None:
         """Time steps and utterances."""
@@ -97,11 +93,11 @@ class Run:
         self._sizes(
             "models",
             args.sizes,
-            lambda name: packed_steps.measure(
+            lambda name: steps.measure(
                 *(name, self.compared, self.cache, args.rounds),
                 *(args.utterance_rounds, 1.0 if args.quick else 10.0),
             ),
-            packed_steps.lines,
+            steps.lines,
             lambda name, found: [],
         )
 
@@ -112,11 +108,11 @@ class Run:
         self._sizes(
             "latency",
             streaming,
-            lambda name: packed_latency.measure(
+            lambda name: latency.measure(
                 name, self.compared, self.cache, self.spoken, args.chunk_ms
             ),
-            packed_latency.lines,
-            packed_latency.aims,
+            latency.lines,
+            latency.aims,
             left_out=[name for name in args.sizes if name not in streaming],
         )
 
@@ -126,12 +122,12 @@ class Run:
         self._sizes(
             "memory",
             args.sizes,
-            lambda name: packed_memory.measure(
+            lambda name: memory.measure(
                 *(name, self.compared, self.cache, self._typical(), args.chunk_ms),
                 *(args.threads, args.memory_runs),
             ),
-            packed_memory.lines,
-            packed_memory.aims,
+            memory.lines,
+            memory.aims,
         )
 
     def _typical(self) -> Utterance:
@@ -191,7 +187,7 @@ def describe_machine() -> Dict[str, Any]:
         machine("cpu"),
         packed_instruction_set=instruction_sets()[0] if available() else None,
         torch_int8_engine=torch.backends.quantized.engine,
-        cache_bytes=packed_kernels.cache_bytes(),
+        cache_bytes=kernels.cache_bytes(),
     )
 
 
@@ -200,7 +196,7 @@ def print_machine() -> None:
     found = describe_machine()
     print("\n".join(machine_lines(found)))
     caches = ", ".join(
-        f"{level} {size / 2**20:g} MiB" for level, size in found["cache_bytes"].items()
+        f"{level} {size / MIB:g} MiB" for level, size in found["cache_bytes"].items()
     )
     print(f"packed    {found['packed_instruction_set'] or 'not built'}")
     print(f"torch     dynamic int8 by {found['torch_int8_engine']}")
@@ -223,16 +219,12 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     ):
         add(
             f"--{name}",
-            type=lambda text: text.split(","),
+            type=listed(str),
             default=",".join(default),
             help=f"of {of}: which of {', '.join(allowed)}",
         )
-    add(
-        "--bits",
-        type=lambda text: [int(b) for b in text.split(",")],
-        default="8,5" if quick else "8,6,5,4,2,1",
-        help="bit widths of the packed variants",
-    )
+    widths = "8,5" if quick else "8,6,5,4,2,1"
+    add_bits(parser, widths, "bit widths of the packed variants")
     rounds, whole, runs = (2, 1, 1) if quick else (20, 7, 2)
     threads = 1 if quick else torch.get_num_threads()
     add("--threads", type=int, default=threads, help="of torch and of the kernels")
@@ -256,19 +248,10 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
 
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read and check the command line."""
-    quick = get_parser().parse_args(argv).quick
-    parser = get_parser(quick)
-    args = parser.parse_args(argv)
+    counts = ("rounds", "utterance_rounds", "memory_runs", "threads", "chunk_ms")
+    parser, args = parse_quick(get_parser, argv, counts)
     for name, allowed in (("parts", PARTS), ("sizes", SIZES), ("modes", MODES)):
-        for value in getattr(args, name):
-            if value not in allowed:
-                parser.error(f"--{name} {value}; allowed: {', '.join(allowed)}")
-    for bits in args.bits:
-        if not 1 <= bits <= 8:
-            parser.error(f"--bits {bits}; allowed: 1 to 8")
-    for name in ("rounds", "utterance_rounds", "memory_runs", "threads", "chunk_ms"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}; allowed: 1 or more")
+        check_known(parser, f"--{name}", getattr(args, name), list(allowed))
     if args.utterances < 0:
         parser.error("--utterances; allowed: 0 (all) or more")
     if "memory" in args.parts and not Path("/proc/self/status").exists():
@@ -294,7 +277,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         for part in (p for p in PARTS if p in args.parts):
             getattr(run, part)()
     if args.plot:
-        reason = packed_plot.plot(run.figures["parts"], args.plot)
+        reason = plot.plot(run.figures["parts"], args.plot)
         print(f"\nplot: {args.plot if reason is None else reason}")
 
 

@@ -3,22 +3,21 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Hashable, Iterable, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Union
 
 import torch
-from packed_variants import (
+from torch import nn
+
+from benchmarks.measuring import MIB, interleave, spread
+from benchmarks.packed.variants import (
     TORCH_INT8,
     Aim,
     Variant,
     figures,
-    interleave,
-    median_cell,
-    spread_cell,
     variant_of,
 )
-from report import Spread, progress, table
-from torch import nn
-
+from benchmarks.report import median_cell, progress, spread_cell
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.runtime import PackedWeight
 from espnet_gq.runtime.layers import PackedLinear
@@ -27,7 +26,7 @@ from espnet_gq.runtime.planes import planes_size
 
 CYCLED_BYTES = 160_000_000
 """At least this many bytes of weights at 1 byte each are gone through in turn."""
-READ_BYTES = 256 * 2**20
+READ_BYTES = 256 * MIB
 AIMS_OWN = {6: 0.82, 5: 0.70, 4: 0.58}
 """Largest ratios to the time of own 8 bits, batch 1, beyond L2, mode int8."""
 AIMS_TORCH = {6: 0.70, 5: 0.60, 4: 0.50}
@@ -79,7 +78,7 @@ def cache_bytes() -> Dict[str, int]:
             level, kind, size = (
                 (index / name).read_text().strip() for name in ("level", "type", "size")
             )
-            unit = {"K": 2**10, "M": 2**20}[size[-1]]
+            unit = {"K": 2**10, "M": MIB}[size[-1]]
             if kind != "Instruction":
                 found[f"L{level}"] = unit * int(size[:-1])
         except (OSError, KeyError, ValueError, IndexError):
@@ -92,9 +91,7 @@ def copies(case: Case, quick: bool) -> int:
     if not case.beyond:
         return 1
     amount = (
-        2**20
-        if quick
-        else max(CYCLED_BYTES, 5 * max(cache_bytes().values(), default=0))
+        MIB if quick else max(CYCLED_BYTES, 5 * max(cache_bytes().values(), default=0))
     )
     return max(1, -(-amount // (case.rows * case.cols)))
 
@@ -196,7 +193,7 @@ def measure(
             made = {variant: layers(variant, case, count) for variant in compared}
             _call_once(made.values(), torch.randn(1, case.cols))
         x = torch.randn(case.batch, case.cols)
-        calls: Dict[Hashable, Callable[[], float]] = {"read": read}
+        calls: Dict[Union[str, Variant], Callable[[], float]] = {"read": read}
         for variant in compared:
             calls[variant] = Timed(made[variant], x, 0.001 if quick else 0.01)
         values = interleave(calls, rounds)
@@ -207,12 +204,12 @@ def measure(
             variant = variant_of(row)
             size = weight_bytes(variant, case)
             shares = [size / s / b for s, b in zip(values[variant], speed)]
-            row.update(weight_bytes=size, read_fraction=asdict(Spread.of(shares)))
+            row.update(weight_bytes=size, read_fraction=spread(shares))
         found.append(
             dict(
                 asdict(case),
                 copies=count,
-                read_bytes_a_second=asdict(Spread.of(speed)),
+                read_bytes_a_second=spread(speed),
                 variants=rows,
             )
         )
@@ -239,7 +236,7 @@ def lines(found: Sequence[Dict[str, Any]]) -> List[str]:
         where = f"{case['copies']} weights in turn" if case["beyond"] else "in cache"
         text += ["", f"{name}, {where}; reading: {speed} GB/s", ""]
         text.append(
-            table(
+            markdown(
                 HEADER,
                 [
                     [
@@ -310,5 +307,5 @@ def notes(found: Sequence[Dict[str, Any]]) -> List[str]:
     widths = ", ".join(str(bits) for bits in sorted(fit))
     return [
         f"At {widths} bits all weights in turn are together smaller than the last "
-        f"cache ({last / 2**20:.0f} MiB): they may be read from there."
+        f"cache ({last / MIB:.0f} MiB): they may be read from there."
     ]

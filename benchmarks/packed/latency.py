@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
-from packed_models import SAMPLE_RATE, describe, load_decoders
-from packed_speech import Utterance, noise
-from packed_variants import (
+
+from benchmarks.measuring import in_turn, spread
+from benchmarks.packed.models import SAMPLE_RATE, describe, load_decoders
+from benchmarks.packed.speech import Utterance, noise
+from benchmarks.packed.variants import (
     FLOAT,
     TORCH_INT8,
     Aim,
     Variant,
-    in_turn,
-    median_cell,
     ratios,
     variant_of,
 )
-from report import Spread, progress, table
+from benchmarks.report import median_cell, progress
+from espnet_gq.analysis.tables import markdown
 
 AIM = 0.70
 """Largest ratio of 5 to own 8 bits with AIM_SIZE, P50 and P90, mode int8."""
@@ -91,7 +92,7 @@ def _figures(variant, latency, done, seconds: float) -> Dict[str, Any]:
     p50, p90 = quantiles(variant)
     return dict(
         asdict(variant),
-        latency_seconds=dict(asdict(Spread.of(latency[variant])), p50=p50, p90=p90),
+        latency_seconds=dict(spread(latency[variant]), p50=p50, p90=p90),
         each_latency_seconds=latency[variant],
         real_time_factor=sum(busy for _, busy, _ in done) / seconds,
         labels_a_second=sum(labels for _, _, labels in done) / seconds,
@@ -124,13 +125,13 @@ def lines(found: Dict[str, Any]) -> List[str]:
 
     rows = []
     for row in found["variants"]:
-        spread = {k: 1e3 * v for k, v in row["latency_seconds"].items()}
+        ms = {k: 1e3 * v for k, v in row["latency_seconds"].items()}
         rows.append(
             [
                 str(variant_of(row)),
-                f"{spread['p50']:,.1f}",
-                f"{spread['p90']:,.1f}",
-                f"{spread['min']:,.1f}..{spread['max']:,.1f}",
+                f"{ms['p50']:,.1f}",
+                f"{ms['p90']:,.1f}",
+                f"{ms['min']:,.1f}..{ms['max']:,.1f}",
                 cell(row, "x_own_8_bits"),
                 cell(row, "x_torch_int8"),
                 cell(row, "x_float32"),
@@ -143,7 +144,7 @@ def lines(found: Dict[str, Any]) -> List[str]:
         "",
         f"Chunks of {found['chunk_ms']} ms, greedy search",
         "",
-        table(HEADER, rows),
+        markdown(HEADER, rows),
     ]
 
 

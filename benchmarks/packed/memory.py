@@ -1,16 +1,22 @@
 """Memory of a process that loads a recogniser and decodes an utterance."""
 
-import ctypes
 import gc
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import torch
-from packed_models import (
+
+from benchmarks.measuring import (
+    MIB,
+    forget_peak,
+    in_new_process,
+    resident,
+    return_freed,
+    spread,
+)
+from benchmarks.packed.models import (
     SAMPLE_RATE,
     SIZES,
     Files,
@@ -20,9 +26,10 @@ from packed_models import (
     quiet,
     streaming_decoder,
 )
-from packed_speech import Utterance, noise
-from packed_variants import FLOAT, TORCH_INT8, Aim, Variant, spread_cell, variant_of
-from report import Spread, progress, table
+from benchmarks.packed.speech import Utterance, noise
+from benchmarks.packed.variants import FLOAT, TORCH_INT8, Aim, Variant, variant_of
+from benchmarks.report import progress, spread_cell
+from espnet_gq.analysis.tables import markdown
 
 AIM = 0.70
 """Largest ratio of 5 to own 8 bits: after loading and at most, whole process and what
@@ -30,7 +37,7 @@ the recogniser adds to it."""
 MOST_SECONDS = 10.0
 LABELS = 20
 """Labels that a hybrid model emits; without them its search might never end."""
-LEAST_BYTES = 2**20
+LEAST_BYTES = MIB
 """Less is not compared: the system counts pages by the batch."""
 FIGURES = ("imports", "loaded", "loading_peak", "trimmed", "decoded", "peak")
 
@@ -47,30 +54,6 @@ class Job:
     samples: np.ndarray
     chunk: int
     threads: int
-
-
-def resident(field: str) -> int:
-    """Return VmRSS (now) or VmHWM (peak) of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sizes = dict(line.split(":", 1) for line in lines)
-    return 1024 * int(sizes[field].split()[0])
-
-
-def forget_peak() -> bool:
-    """Make the peak what is resident now; return whether the system allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return True
-    except OSError:
-        return False
-
-
-def return_freed() -> None:
-    """Let the C library give memory that was freed back to the system."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # not glibc
 
 
 def _speech2text(name: str, variant: Variant, made: Files) -> Any:
@@ -110,7 +93,6 @@ def memory_of(job: Job) -> Dict[str, Any]:
     tiny = _speech2text(job.warm_name, job.variant, job.warm_files)
     _decode(job.warm_name, tiny, noise(1.0), job.chunk)
     del tiny
-    gc.collect()
     return_freed()
     found: Dict[str, Any] = dict(imports=resident("VmRSS"), peak_reset=forget_peak())
     speech2text = _speech2text(job.name, job.variant, job.files)
@@ -163,10 +145,7 @@ def measure(
     measured: Dict[Variant, List[Dict[str, Any]]] = {v: [] for v in compared}
     for index in range(runs):
         for variant, job in jobs.items():
-            with ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn")
-            ) as pool:
-                measured[variant].append(pool.submit(memory_of, job).result())
+            measured[variant].append(in_new_process(memory_of, job))
             progress(f"memory: {name}: run {index + 1} of {runs}: {variant}")
     found["variants"] = [
         dict(
@@ -191,12 +170,10 @@ KEYS = ("loaded_bytes", "peak_bytes", "added_loaded_bytes", "added_peak_bytes")
 
 
 def _figures(runs: List[Dict[str, Any]]) -> Dict[str, Any]:
-    figures = {
-        f"{key}_bytes": asdict(Spread.of([run[key] for run in runs])) for key in FIGURES
-    }
+    figures = {f"{key}_bytes": spread([run[key] for run in runs]) for key in FIGURES}
     for key in FIGURES[1:]:
         added = [run[key] - run["imports"] for run in runs]
-        figures[f"added_{key}_bytes"] = asdict(Spread.of(added))
+        figures[f"added_{key}_bytes"] = spread(added)
     return dict(figures, peak_reset=all(run["peak_reset"] for run in runs))
 
 
@@ -234,27 +211,26 @@ def lines(found: Dict[str, Any]) -> List[str]:
         found = (row[base] or {}).get(key)
         return "-" if found is None else f"{found:.3f}"
 
-    mib = 2**20
     rows = [
         [
             str(variant_of(row)),
-            f"{row['file_bytes'] / mib:,.1f}",
-            f"{row['loaded_bytes']['median'] / mib:,.0f}",
-            f"{row['peak_bytes']['median'] / mib:,.0f}",
+            f"{row['file_bytes'] / MIB:,.1f}",
+            f"{row['loaded_bytes']['median'] / MIB:,.0f}",
+            f"{row['peak_bytes']['median'] / MIB:,.0f}",
             ratio(row, "x_own_8_bits", "peak_bytes"),
-            spread_cell(row["added_loaded_bytes"], mib, 1),
+            spread_cell(row["added_loaded_bytes"], MIB, 1),
             ratio(row, "x_own_8_bits", "added_loaded_bytes"),
-            f"{row['added_trimmed_bytes']['median'] / mib:,.1f}",
-            spread_cell(row["added_peak_bytes"], mib, 1),
+            f"{row['added_trimmed_bytes']['median'] / MIB:,.1f}",
+            spread_cell(row["added_peak_bytes"], MIB, 1),
             ratio(row, "x_own_8_bits", "added_peak_bytes"),
             ratio(row, "x_torch_int8", "added_peak_bytes"),
             ratio(row, "x_float32", "added_peak_bytes"),
         ]
         for row in found["variants"]
     ]
-    imports = [row["imports_bytes"]["median"] / mib for row in found["variants"]]
+    imports = [row["imports_bytes"]["median"] / MIB for row in found["variants"]]
     text = ["", f"{found['seconds']:.1f} s of speech, {found['runs']} processes each"]
-    text += ["", table(HEADER, rows)]
+    text += ["", markdown(HEADER, rows)]
     text.append(
         f"Imports hold {min(imports):.0f} to {max(imports):.0f} MiB of each process."
     )
@@ -302,6 +278,6 @@ def _why(key: str, eight: Dict[str, Any]) -> str:
         others = eight["imports_bytes"]["median"]
         what = "held after the imports"
     return (
-        f"{max(others, 0) / 2**20:.0f} of the {whole / 2**20:.0f} MiB with 8 bits are "
+        f"{max(others, 0) / MIB:.0f} of the {whole / MIB:.0f} MiB with 8 bits are "
         f"{what} and remain"
     )

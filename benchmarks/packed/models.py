@@ -9,20 +9,21 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 import yaml
-from packed_variants import FLOAT, TORCH_INT8, Variant
-from report import progress
 from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
+from benchmarks import ROOT
+from benchmarks.espnet_models import PARTS, build, options, quantized
+from benchmarks.packed.variants import FLOAT, TORCH_INT8, Variant
+from benchmarks.report import progress
 from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import pack_state_dict, save
 from espnet_gq.runtime import set_mode
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000
 EMIT_EVERY = 8
 """Frames of the encoder a label: 3.1 labels a second at 40 ms a frame, about what 5,000
@@ -175,37 +176,16 @@ def import_packages() -> None:
 
 def config(size: Size, variant: Variant) -> Dict[str, Any]:
     """Return ESPnet's training configuration of a variant's model."""
-    from espnet2.tasks.asr import ASRTask
-
     chosen: Dict[str, Any] = {}
     if size.conf:
         described = yaml.safe_load((ROOT / "conf" / size.conf).read_text())
         chosen = {k: v for k, v in described.items() if k in _KEYS}
     chosen.update(size.changes)
     if variant.method == "packed":
-        gq_conf = dict(bits=variant.bits)
-        for part, name in (
-            ("encoder", chosen["encoder"]),
-            ("decoder", chosen["decoder"]),
-            ("model", "espnet"),
-        ):
-            chosen[part] = "gq_" + name
-            conf = dict(chosen.get(part + "_conf", {}), gq_conf=gq_conf)
-            chosen[part + "_conf"] = conf
-    tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(size.tokens - 3))]
-    args = vars(ASRTask.get_parser().parse_args([]))
-    args.update(chosen, token_list=[*tokens, "<sos/eos>"], token_type="word")
+        chosen = quantized(chosen, dict.fromkeys(PARTS, dict(bits=variant.bits)))
     # The default initialization lets the signal of stacked LSTMs vanish.
-    args.update(normalize=None, init="xavier_uniform")
-    return args
-
-
-def _build(args: Dict[str, Any]) -> nn.Module:
-    import argparse
-
-    from espnet2.tasks.asr import ASRTask
-
-    return ASRTask.build_model(argparse.Namespace(**args))
+    chosen.update(token_type="word", normalize=None, init="xavier_uniform")
+    return options(chosen, size.tokens)
 
 
 def _set_codebooks(model: nn.Module) -> None:
@@ -249,11 +229,11 @@ def files(name: str, variant: Variant, cache: Path) -> Files:
     progress(f"{name}: writing {form}")
     if form == "float":
         torch.manual_seed(0)
-        args, model = float_args, _build(float_args)
+        args, model = float_args, build(float_args)
         state: Any = model.state_dict()
     else:
         args = config(size, variant)
-        model = _build(args)
+        model = build(args)
         float_state = torch.load(files(name, FLOAT, cache).model, weights_only=True)
         model.load_state_dict(float_state, strict=False)
         _set_codebooks(model)
@@ -323,25 +303,38 @@ class Loaded:
             set_mode(self.model, self.variant.mode)
 
 
+def _load(
+    compared: Sequence[Variant], make: Callable[[Variant], Tuple[nn.Module, Any]]
+) -> List[Loaded]:
+    """Return all variants; those that share weights share what `make` returns."""
+    shared: Dict[Any, Tuple[nn.Module, Any]] = {}
+    loaded = []
+    for variant in compared:
+        key = variant.bits or variant
+        if key not in shared:
+            shared[key] = make(variant)
+        loaded.append(Loaded(variant, *shared[key]))
+    return loaded
+
+
 def load_all(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded]:
     """Return the models of all variants from their files, for evaluation."""
     from espnet2.tasks.asr import ASRTask
 
-    size, shared, loaded = SIZES[name], {}, []
-    for variant in compared:
-        key = variant.bits or variant
-        if key not in shared:
-            made = files(name, variant, cache)
-            model, _ = ASRTask.build_model_from_file(made.config, made.model)
-            model.eval()
-            if variant == TORCH_INT8:
-                chosen = {getattr(nn, m) for m in size.torch_int8_modules}
-                model = torch.ao.quantization.quantize_dynamic(model, chosen)
-                if size.streams:
-                    _take_vectors(model.joint_network)
-            shared[key] = model
-        loaded.append(Loaded(variant, shared[key]))
-    return loaded
+    size = SIZES[name]
+
+    def make(variant: Variant) -> Tuple[nn.Module, Any]:
+        made = files(name, variant, cache)
+        model, _ = ASRTask.build_model_from_file(made.config, made.model)
+        model.eval()
+        if variant == TORCH_INT8:
+            chosen = {getattr(nn, m) for m in size.torch_int8_modules}
+            model = torch.ao.quantization.quantize_dynamic(model, chosen)
+            if size.streams:
+                _take_vectors(model.joint_network)
+        return model, None
+
+    return _load(compared, make)
 
 
 def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
@@ -361,14 +354,12 @@ def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
 
 def load_decoders(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded]:
     """Return streaming decoders of all variants."""
-    shared, loaded = {}, []
-    for variant in compared:
-        key = variant.bits or variant
-        if key not in shared:
-            made = files(name, variant, cache)
-            shared[key] = streaming_decoder(name, variant, made)
-        loaded.append(Loaded(variant, shared[key].asr_model, shared[key]))
-    return loaded
+
+    def make(variant: Variant) -> Tuple[nn.Module, Any]:
+        decoder = streaming_decoder(name, variant, files(name, variant, cache))
+        return decoder.asr_model, decoder
+
+    return _load(compared, make)
 
 
 def describe(name: str, cache: Path) -> Tuple[Dict[str, Any], str]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import List, Tuple
 
 import numpy as np
-from packed_models import ROOT, SAMPLE_RATE
+
+from benchmarks import ROOT
+from benchmarks.packed.models import SAMPLE_RATE
 
 DATA = ROOT.parent / "shared" / "data"
 PARTS = ("dev-clean", "test-clean", "test-other")

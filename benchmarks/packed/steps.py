@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import torch
-from packed_models import SAMPLE_RATE, SIZES, Loaded, describe, load_all
-from packed_variants import (
+from torch import nn
+
+from benchmarks.measuring import interleave
+from benchmarks.packed.models import SAMPLE_RATE, SIZES, Loaded, describe, load_all
+from benchmarks.packed.variants import (
     Variant,
     figures,
-    interleave,
-    median_cell,
-    spread_cell,
     variant_of,
 )
-from report import progress, table
-from torch import nn
+from benchmarks.report import median_cell, progress, spread_cell
+from espnet_gq.analysis.tables import markdown
 
 UTTERANCE_SECONDS = 10.0
 STEPS = {
@@ -135,5 +135,5 @@ def lines(found: Dict[str, Any]) -> List[str]:
             for row in measured["variants"]
         ]
         what = f"{measured['what']}; {measured['rounds']} rounds"
-        text += ["", what[0].upper() + what[1:], "", table(HEADER, rows)]
+        text += ["", what[0].upper() + what[1:], "", markdown(HEADER, rows)]
     return text

@@ -1,21 +1,9 @@
-"""What packed inference is compared with, measurements in turn, figures and aims."""
+"""What packed inference is compared with, its ratios, and its aims."""
 
 from dataclasses import asdict, dataclass
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Hashable,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    TypeVar,
-)
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from report import Spread
-
-Key = TypeVar("Key", bound=Hashable)
+from benchmarks.measuring import spread
 
 
 @dataclass(frozen=True)
@@ -58,27 +46,6 @@ def variants(bits: Sequence[int], modes: Sequence[str]) -> List[Variant]:
     return [FLOAT, TORCH_INT8, *packed]
 
 
-def in_turn(items: Sequence[Key], index: int) -> List[Key]:
-    """Return the items, beginning with another one at each index."""
-    shift = index % len(items)
-    return [*items[shift:], *items[:shift]]
-
-
-def interleave(
-    calls: Mapping[Key, Callable[[], float]], rounds: int
-) -> Dict[Key, List[float]]:
-    """Return what each call returns in each round.
-
-    A round calls each once, and every round begins with another, so that a slow moment
-    of the machine meets all of them.
-    """
-    found: Dict[Key, List[float]] = {key: [] for key in calls}
-    for index in range(rounds):
-        for key in in_turn(list(calls), index):
-            found[key].append(calls[key]())
-    return found
-
-
 def ratios(
     found: Mapping[Variant, Sequence[float]], variant: Variant, base: Variant
 ) -> Optional[Dict[str, float]]:
@@ -89,7 +56,7 @@ def ratios(
     if base not in found:
         return None
     pairs = zip(found[variant], found[base])
-    return asdict(Spread.of([a / b for a, b in pairs if b > 0] or [float("nan")]))
+    return spread([a / b for a, b in pairs if b > 0] or [float("nan")])
 
 
 def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
@@ -97,7 +64,7 @@ def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
     return [
         dict(
             asdict(variant),
-            seconds=asdict(Spread.of(values)),
+            seconds=spread(values),
             x_float32=ratios(seconds, variant, FLOAT),
             x_torch_int8=ratios(seconds, variant, TORCH_INT8),
             x_own_8_bits=ratios(seconds, variant, variant.own_8_bits),
@@ -109,24 +76,6 @@ def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
 def variant_of(row: Mapping[str, Any]) -> Variant:
     """Return the variant that a dict of figures belongs to."""
     return Variant(row["method"], row["bits"], row["mode"])
-
-
-# --- cells and aims ------------------------------------------------------------------
-
-
-def spread_cell(spread: Optional[Mapping[str, float]], unit: float, digits: int) -> str:
-    """Return "median (min..max)" in a unit."""
-    if spread is None:
-        return "-"
-    low, mid, high = (
-        f"{spread[k] / unit:,.{digits}f}" for k in ("min", "median", "max")
-    )
-    return f"{mid} ({low}..{high})"
-
-
-def median_cell(spread: Optional[Mapping[str, float]], digits: int = 3) -> str:
-    """Return the median alone."""
-    return "-" if spread is None else f"{spread['median']:.{digits}f}"
 
 
 @dataclass(frozen=True)

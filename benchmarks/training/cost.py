@@ -1,35 +1,27 @@
 """Step time and peak memory of quantization-aware training over float training.
 
-    python benchmarks/training_cost.py --json training_cost.json
+    python -m benchmarks.training.cost --json training_cost.json
 
-See README.md beside this file.
+See benchmarks/README.md.
 """
 
 import argparse
 import gc
 import logging
-import multiprocessing
-import resource
 import statistics
-import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from quantizer_profile import profile, profile_rows
-from report import (
-    Spread,
-    command,
-    machine,
-    machine_lines,
-    progress,
-    table,
-)
-from training_step import PHASES, Trainee, Workload
-from variants import (
+
+from benchmarks.measuring import MIB, in_new_process, in_turn, resident, spread
+from benchmarks.options import add_bits, check_known, command, listed, parse_quick
+from benchmarks.report import machine, machine_lines, progress, spread_cell
+from benchmarks.training.profile import profile, profile_rows
+from benchmarks.training.step import PHASES, Trainee, Workload
+from benchmarks.training.variants import (
     METHODS,
     TINY,
     Size,
@@ -37,9 +29,9 @@ from variants import (
     build,
     check_same_weights,
     import_packages,
-    quantized,
+    quantized_size,
 )
-
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
 
 AIMS = {"8x10": (1.10, 1.05), "4x8": (1.20, None)}
@@ -64,9 +56,8 @@ def time_steps(
     found: Dict[Variant, List[Dict[str, float]]] = {t.variant: [] for t in trainees}
     for index in range(-warmup, rounds):
         batch = workload.batch(index + warmup, size.vocabulary, trainees[0].device)
-        shift = index % len(trainees)
         gc.collect()
-        for trainee in trainees[shift:] + trainees[:shift]:
+        for trainee in in_turn(trainees, index):
             seconds = trainee.step(batch, index + warmup)
             if index >= 0:
                 found[trainee.variant].append(seconds)
@@ -85,24 +76,13 @@ def time_figures(
     """Return a variant's step times and their ratios to float in the same round."""
     ratios = [_total(a) / _total(b) for a, b in zip(steps, float_steps)]
     return dict(
-        seconds=asdict(Spread.of([_total(s) for s in steps])),
-        time_ratio=asdict(Spread.of(ratios)),
+        seconds=spread([_total(s) for s in steps]),
+        time_ratio=spread(ratios),
         phase_seconds={p: statistics.median(s[p] for s in steps) for p in PHASES},
     )
 
 
 # --- memory --------------------------------------------------------------------------
-
-
-def _resident(field: str) -> int:
-    """Return VmRSS (now) or VmHWM (peak) of this process in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith(field + ":"):
-                return 1024 * int(line.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory_of(
@@ -125,13 +105,13 @@ def memory_of(
         Workload(1, 1).batch(0, TINY.vocabulary, device), 0
     )
     gc.collect()
-    before = _resident("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
+    before = resident("VmRSS") if device == "cpu" else torch.cuda.memory_allocated()
     trainee = Trainee(variant, size, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for seed in range(steps):
         trainee.step(workload.batch(seed, size.vocabulary, device), seed)
-    peak = _resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
+    peak = resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
     return before, peak
 
 
@@ -141,16 +121,12 @@ def measure_memory(
     """Return the memory figures of one variant, each from a process of its own."""
     found = []
     for _ in range(args.memory_runs):
-        with ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn")
-        ) as pool:
-            steps = args.memory_steps
-            job = (variant, workload, size, args.device, args.threads, steps)
-            found.append(pool.submit(memory_of, *job).result())
+        job = (variant, workload, size, args.device, args.threads, args.memory_steps)
+        found.append(in_new_process(memory_of, *job))
     progress(f"{workload}: memory of {variant}")
     return dict(
-        peak_bytes=asdict(Spread.of([peak for _, peak in found])),
-        training_bytes=asdict(Spread.of([peak - before for before, peak in found])),
+        peak_bytes=spread([peak for _, peak in found]),
+        training_bytes=spread([peak - before for before, peak in found]),
     )
 
 
@@ -185,14 +161,16 @@ def run_workload(
         row = by_variant[trainee.variant]
         row.update(time_figures(steps[trainee.variant], steps[variants[0]]))
         row["first_loss"] = trainee.losses[0]
-        row["quantized_tensors"], row["quantized_weights"] = quantized(trainee.model)
+        row["quantized_tensors"], row["quantized_weights"] = quantized_size(
+            trainee.model
+        )
         if args.profile and trainee.variant.method == "gq":
             progress(f"{workload}: profile of {trainee.variant}")
             batches = [
                 workload.batch(seed, size.vocabulary, args.device)
                 for seed in range(args.rounds)
             ]
-            row["profile"] = profile(trainee.step, batches, args.device)
+            row["profile"] = profile(trainee.step, batches)
     return rows
 
 
@@ -210,11 +188,6 @@ HEADER = (
 )
 
 
-def _spread_cell(spread: Dict[str, float], digits: int) -> str:
-    low, middle, high = (f"{spread[k]:.{digits}f}" for k in ("min", "median", "max"))
-    return f"{middle} ({low}..{high})"
-
-
 def _row_cells(row: Dict[str, Any]) -> List[str]:
     name = str(Variant(row["method"], row["bits"]))
     if row["note"]:
@@ -222,17 +195,17 @@ def _row_cells(row: Dict[str, Any]) -> List[str]:
     memory = [""] * 4
     if "peak_bytes" in row:
         memory = [
-            f"{row['peak_bytes']['median'] / 2**20:,.0f}",
+            f"{row['peak_bytes']['median'] / MIB:,.0f}",
             f"{row['peak_ratio']:.3f}",
-            f"{row['training_bytes']['median'] / 2**20:,.0f}",
+            f"{row['training_bytes']['median'] / MIB:,.0f}",
             f"{row['training_ratio']:.3f}",
         ]
     return [
         name,
         str(row["quantized_tensors"]),
         f"{row['quantized_weights'] / 1e6:.1f}",
-        _spread_cell(row["seconds"], 3),
-        _spread_cell(row["time_ratio"], 3),
+        spread_cell(row["seconds"]),
+        spread_cell(row["time_ratio"]),
         *memory,
         f"{row['first_loss']:.2f}",
     ]
@@ -245,7 +218,7 @@ def _phase_table(rows: List[Dict[str, Any]]) -> str:
         for row in rows
         if not row["note"]
     ]
-    return table(["ms a step (median)", *PHASES], cells)
+    return markdown(["ms a step (median)", *PHASES], cells)
 
 
 def _note_lines(rows: List[Dict[str, Any]]) -> List[str]:
@@ -271,7 +244,7 @@ def _aim_lines(workload: str, rows: List[Dict[str, Any]]) -> List[str]:
 def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
     """Print the tables of one workload."""
     print(f"\n{workload} (utterances x seconds)\n")
-    print(table(HEADER, [_row_cells(row) for row in rows]))
+    print(markdown(HEADER, [_row_cells(row) for row in rows]))
     for line in _note_lines(rows) + _aim_lines(workload, rows):
         print(line)
     profiled = [row for row in rows if "profile" in row]
@@ -279,7 +252,7 @@ def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
         print("\n" + _phase_table(rows))
     for row in profiled:
         print(f"\nInside the quantizers at {row['bits']} bits\n")
-        print(table(*profile_rows(row["profile"], row["quantized_weights"])))
+        print(markdown(*profile_rows(row["profile"], row["quantized_weights"])))
 
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
@@ -293,22 +266,17 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add(
         "--workloads",
-        type=lambda text: [Workload.parse(t) for t in text.split(",")],
+        type=listed(Workload.parse),
         default="2x2" if quick else "8x10,4x8",
         help="utterances x seconds of a batch",
     )
     add(
         "--variants",
-        type=lambda text: text.split(","),
+        type=listed(str),
         default="float,gq" if quick else ",".join(METHODS),
         help=f"which of {', '.join(METHODS)}; float always runs",
     )
-    add(
-        "--bits",
-        type=lambda text: [int(b) for b in text.split(",")],
-        default="5" if quick else "5,8",
-        help="bit widths of the quantized variants",
-    )
+    add_bits(parser, "5" if quick else "5,8", "bit widths of the quantized variants")
     rounds, runs, threads = (2, 1, 1) if quick else (10, 3, torch.get_num_threads())
     add("--rounds", type=int, default=rounds, help="timed steps of each variant")
     add("--warmup", type=int, default=1, help="steps before them")
@@ -323,18 +291,9 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
 
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read and check the command line."""
-    quick = get_parser().parse_args(argv).quick
-    parser = get_parser(quick)
-    args = parser.parse_args(argv)
-    for method in args.variants:
-        if method not in METHODS:
-            parser.error(f"--variants {method}; allowed: {', '.join(METHODS)}")
-    for bits in args.bits:
-        if not 1 <= bits <= 8:
-            parser.error(f"--bits {bits}; allowed: 1 to 8")
-    for name in ("rounds", "memory_steps", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}; allowed: 1 or more")
+    least_one = ("rounds", "memory_steps", "threads")
+    parser, args = parse_quick(get_parser, argv, least_one)
+    check_known(parser, "--variants", args.variants, METHODS)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
     return args

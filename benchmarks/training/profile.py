@@ -1,11 +1,11 @@
 """Where a training step spends time inside the quantizers."""
 
+import statistics
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
-from report import Clock, Spread
-
 import espnet_gq
+from benchmarks.measuring import Clock
 from espnet_gq.quantizer import assignment, function, fused, triton_kernel
 from espnet_gq.quantizer.general import GeneralQuantizer
 
@@ -32,9 +32,9 @@ PARTS: Dict[str, Tuple[Tuple[Any, str], ...]] = {
 the scale are parts of forward and backward."""
 
 
-def _timed(call: Callable, seconds: List[float], device: str) -> Callable:
+def _timed(call: Callable, seconds: List[float]) -> Callable:
     def wrapper(*args, **kwargs):
-        clock = Clock(device)
+        clock = Clock()
         result = call(*args, **kwargs)
         seconds.append(clock.lap())
         return result
@@ -43,7 +43,7 @@ def _timed(call: Callable, seconds: List[float], device: str) -> Callable:
 
 
 @contextmanager
-def timed_parts(device: str) -> Iterator[Dict[str, List[float]]]:
+def timed_parts() -> Iterator[Dict[str, List[float]]]:
     """Time every call of PARTS while the context lasts; yields seconds by part."""
     seconds: Dict[str, List[float]] = {part: [] for part in PARTS}
     originals = []
@@ -53,7 +53,7 @@ def timed_parts(device: str) -> Iterator[Dict[str, List[float]]]:
             if original is None:
                 continue
             originals.append((owner, name, original))
-            new: Any = _timed(getattr(owner, name), seconds[part], device)
+            new: Any = _timed(getattr(owner, name), seconds[part])
             if isinstance(original, staticmethod):
                 new = staticmethod(new)
             setattr(owner, name, new)
@@ -65,23 +65,22 @@ def timed_parts(device: str) -> Iterator[Dict[str, List[float]]]:
 
 
 def profile(
-    step: Callable[[Any, int], Any], batches: Sequence[Any], device: str
+    step: Callable[[Any, int], Any], batches: Sequence[Any]
 ) -> Dict[str, Dict[str, float]]:
     """Return the time of each of PARTS.
 
     Args:
         step: Takes one training step from a batch and a seed.
         batches: One a step.
-        device: "cpu" or "cuda".
     """
-    with timed_parts(device) as seconds:
+    with timed_parts() as seconds:
         for seed, batch in enumerate(batches):
             step(batch, seed)
     return {
         part: dict(
             calls_a_step=len(log) / len(batches),
             seconds_a_step=sum(log) / len(batches),
-            median_seconds_a_call=Spread.of(log).median,
+            median_seconds_a_call=statistics.median(log),
         )
         for part, log in seconds.items()
         if log

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Dict, List
 
 import torch
-from report import Clock
 from torch import nn
-from variants import Size, Variant, build
 
 import espnet_gq
+from benchmarks.measuring import Clock
+from benchmarks.training.variants import Size, Variant, build
 
 SAMPLE_RATE = 16000
 TOKENS_A_SECOND = 3.5
@@ -69,7 +69,7 @@ class Trainee:
     def step(self, batch: Dict[str, torch.Tensor], seed: int) -> Dict[str, float]:
         """Take one training step; return the seconds of each of PHASES."""
         torch.manual_seed(seed)  # the same dropout for every variant
-        seconds, clock = {}, Clock(self.device)
+        seconds, clock = {}, Clock()
         loss, _, _ = self.model(**batch)
         seconds["forward"] = clock.lap()
         loss.backward()

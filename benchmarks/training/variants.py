@@ -4,17 +4,19 @@ Each variant starts from the same float weights. The peers are optional; they qu
 weights only, to signed integers on a uniform grid with the scale taken from max|w|.
 """
 
-import argparse
 import contextlib
 import sys
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from report import installed
 from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
+from benchmarks.espnet_models import PARTS
+from benchmarks.espnet_models import build as espnet_model
+from benchmarks.espnet_models import options, quantized
+from benchmarks.report import installed
 from espnet_gq.nn.prepare import fit_quantizers
 
 METHODS = ("float", "gq", "torchao", "brevitas")
@@ -90,27 +92,12 @@ class Size:
 TINY = Size(60, 32, 2, 2, 64, 7, 1, 64)
 
 
-def _quantized_classes(classes: Dict[str, Any], bits: int) -> Dict[str, Any]:
-    """Return the config with GQ's classes in place of ESPnet's."""
-    gq_conf = dict(bits=bits, annealing=dict(steps=100000))
-    classes = dict(classes)
-    for part in ("model", "encoder", "decoder"):
-        classes[part] = "gq_" + classes[part]
-        classes[part + "_conf"] = dict(classes[part + "_conf"], gq_conf=gq_conf)
-    return classes
-
-
 def _espnet_model(size: Size, gq_bits: Optional[int]) -> nn.Module:
-    from espnet2.tasks.asr import ASRTask
-
     classes = size.classes()
     if gq_bits is not None:
-        classes = _quantized_classes(classes, gq_bits)
-    args = vars(ASRTask.get_parser().parse_args([]))
-    args.update(classes)
-    args["token_list"] = ["<blank>", "<unk>"]
-    args["token_list"] += [f"t{i}" for i in range(size.vocabulary - 3)] + ["<sos/eos>"]
-    return ASRTask.build_model(argparse.Namespace(**args))
+        gq_conf = dict(bits=gq_bits, annealing=dict(steps=100000))
+        classes = quantized(classes, dict.fromkeys(PARTS, gq_conf))
+    return espnet_model(options(classes, size.vocabulary))
 
 
 def _layers(
@@ -212,7 +199,7 @@ def check_same_weights(reference: nn.Module, model: nn.Module) -> None:
             raise RuntimeError(f"{name} differs from that of the float model")
 
 
-def quantized(model: nn.Module) -> Tuple[int, int]:
+def quantized_size(model: nn.Module) -> Tuple[int, int]:
     """Return how many weight tensors are quantized, and how many weights they hold."""
     marks = ("weight_quantizer", "weight_fake_quantizer", "weight_quant")
     weights = [

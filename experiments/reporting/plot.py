@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from grid_results import ALL, Key
+from experiments.reporting.results import ALL, Key, Record
+from experiments.reporting.tables import Place, Tables, place_name, set_name
 
 COLORS = {
     "gq": "#d62728",
@@ -24,17 +25,13 @@ SETTINGS = {
 }
 
 
-def _label(name: str) -> str:
-    return "all sets" if name == ALL else name
-
-
-def _against_bits(axis: Any, report: Any, place: Tuple[str, str], name: str) -> None:
+def _against_bits(axis: Any, tables: Tables, place: Place, name: str) -> None:
     """Draw WER with its interval against bits."""
     methods = list(COLORS)
     for number, method in enumerate(methods):
         points = []
-        for bits in sorted(report._widths(place)):
-            interval = report.evidence.interval(Key(*place, method, bits), name)
+        for bits in sorted(tables.widths(place)):
+            interval = tables.evidence.interval(Key(*place, method, bits), name)
             if interval is not None:
                 shift = 0.06 * (number - len(methods) / 2)
                 points.append((bits + shift, *interval))
@@ -48,59 +45,60 @@ def _against_bits(axis: Any, report: Any, place: Tuple[str, str], name: str) -> 
             axis.errorbar(
                 x, value, errors, marker="o", markersize=3, linewidth=1, capsize=2,
                 elinewidth=0.6, linestyle=style, color=COLORS[method],
-                label=report.methods[method],
+                label=tables.methods[method],
             )  # fmt: skip
-    _float_lines(axis, report, place, name)
-    axis.set_xticks(report._widths(place))
+    _float_lines(axis, tables, place, name)
+    axis.set_xticks(tables.widths(place))
     axis.set_xlabel("bits")
 
 
-def _float_lines(axis: Any, report: Any, place: Tuple[str, str], name: str) -> None:
+def _float_lines(axis: Any, tables: Tables, place: Place, name: str) -> None:
     for method, color, style in FLOAT:
-        interval = report.evidence.interval(Key(*place, method), name)
+        interval = tables.evidence.interval(Key(*place, method), name)
         if interval is not None:
-            label = report.methods[method]
+            label = tables.methods[method]
             axis.axhline(interval.value, color=color, linestyle=style, label=label)
 
 
-def _against_size(axis: Any, report: Any, place: Tuple[str, str]) -> None:
+def _against_size(axis: Any, tables: Tables, place: Place) -> None:
     """Draw WER of all sets against the size of the model."""
     for method, color in COLORS.items():
         points = []
-        for bits in report._widths(place):
+        for bits in tables.widths(place):
             key = Key(*place, method, bits)
-            interval = report.evidence.interval(key, ALL)
+            interval = tables.evidence.interval(key, ALL)
             if interval is not None:
-                record = next(iter(report.results.cells[key].values()))
+                record = next(iter(tables.results.cells[key].values()))
                 points.append((_kilobytes(record), interval.value))
         if points:
             style = "--" if method.endswith("_ptq") else "-"
             axis.plot(*zip(*points), style, marker="o", markersize=3, color=color)
-    _float_lines(axis, report, place, ALL)
+    _float_lines(axis, tables, place, ALL)
     axis.set_xlabel("kB (packed file, or its tensors' bits)")
 
 
-def _top(report: Any, place: Tuple[str, str], name: str) -> Optional[float]:
+def _top(tables: Tables, place: Place, name: str) -> Optional[float]:
     """Return where the axis ends: above what was trained, whatever else fails."""
     found = [
-        report.evidence.interval(key, name)
-        for key in report.results.cells
-        if key[:2] == place and report.grid.methods[key.method].get("train", True)
+        tables.evidence.interval(key, name)
+        for key in tables.results.cells
+        if key[:2] == place and tables.grid.methods[key.method].get("train", True)
     ]
     highest = [interval.high for interval in found if interval is not None]
     return 1.1 * max(highest) if highest and max(highest) > 0 else None
 
 
-def _kilobytes(record: Any) -> float:
+def _kilobytes(record: Record) -> float:
     size = record["size"]
     return (size["packed_bytes"] or size["expected_bytes"]) / 1e3
 
 
-def plot(report: Any, folder: Path) -> List[Tuple[str, Path]]:
+def plot(tables: Tables, folder: Path) -> List[Tuple[Place, Path]]:
     """Write a plot for every architecture and start that has results.
 
     Returns:
-        (title, path) of each; empty, with a sentence, where matplotlib is missing.
+        (architecture and start, path) of each; empty, with a sentence, where
+        matplotlib is missing.
     """
     try:
         import matplotlib
@@ -113,33 +111,33 @@ def plot(report: Any, folder: Path) -> List[Tuple[str, Path]]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with matplotlib.rc_context(SETTINGS):
-        for place in report.places:
-            figure = _figure(pyplot, report, place)
+        for place in tables.places:
+            figure = _figure(pyplot, tables, place)
             if figure is None:
                 continue
             path = folder / f"grid_{'_'.join(place)}.svg"
             figure.savefig(path, metadata={"Date": None, "Creator": None})
             pyplot.close(figure)
-            drawn.append((f"{place[0]}, {place[1]} weights", path))
+            drawn.append((place, path))
     return drawn
 
 
-def _figure(pyplot: Any, report: Any, place: Tuple[str, str]) -> Optional[Any]:
-    if not any(key[:2] == place and key.bits for key in report.results.cells):
+def _figure(pyplot: Any, tables: Tables, place: Place) -> Optional[Any]:
+    if not any(key[:2] == place and key.bits for key in tables.results.cells):
         return None
-    count = len(report.sets) + 1
+    count = len(tables.sets) + 1
     figure, axes = pyplot.subplots(1, count, figsize=(3.2 * count, 3.4))
-    for axis, name in zip(axes, report.sets):
-        _against_bits(axis, report, place, name)
-        axis.set_title(_label(name))
-    _against_size(axes[-1], report, place)
+    for axis, name in zip(axes, tables.sets):
+        _against_bits(axis, tables, place, name)
+        axis.set_title(set_name(name))
+    _against_size(axes[-1], tables, place)
     axes[-1].set_title("all sets, by size")
-    for axis, name in zip(axes, (*report.sets, ALL)):
-        axis.set_ylim(0, _top(report, place, name))
+    for axis, name in zip(axes, (*tables.sets, ALL)):
+        axis.set_ylim(0, _top(tables, place, name))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("WER, %")
-    handles, labels = axes[len(report.sets) - 1].get_legend_handles_labels()
-    figure.suptitle(f"{place[0]}, {place[1]} weights")
+    handles, labels = axes[len(tables.sets) - 1].get_legend_handles_labels()
+    figure.suptitle(place_name(place))
     figure.legend(handles, labels, loc="lower center", ncol=6)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     return figure

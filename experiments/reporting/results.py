@@ -15,9 +15,9 @@ from typing import (
 )
 
 import numpy as np
-from grid_cells import GridError
 
 from espnet_gq.analysis import wer
+from experiments.cells import GridError
 
 SAMPLES = 2000
 LEVEL = 0.95

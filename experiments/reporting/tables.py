@@ -1,21 +1,31 @@
-"""What the grid found, in words and tables, from its result files alone."""
+"""The tables of the grid, from its result files alone."""
 
 import statistics
-from typing import Container, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Container, Iterable, Iterator, List, Optional, Tuple
 
-from grid_cells import Cell, Grid
-from grid_results import ALL, Difference, Evidence, Key, Record, Results, units
-from report import table
+from espnet_gq.analysis.tables import markdown
+from experiments.cells import Cell, Grid
+from experiments.reporting.results import (
+    ALL,
+    Difference,
+    Evidence,
+    Key,
+    Record,
+    Results,
+    units,
+)
 
 MISSING, NOT_DECLARED = "missing", ""
-BASELINES = ("float_longer", "float")
-"""What a cell is compared with besides its peers at the same bits."""
+FLOATS = ("float_longer", "float")
+"""The float models that GQ is compared with: trained as long as GQ, and its start."""
 
-Lines = List[str]
+Place = Tuple[str, str]
+"""Architecture and start."""
+Read = Callable[[Record], Optional[float]]
 
 
 class Tables:
-    """What the result files say, in words and tables.
+    """What the result files say, in tables.
 
     Args:
         grid: The declaration: titles, order, and what is missing.
@@ -25,44 +35,44 @@ class Tables:
     def __init__(self, grid: Grid, results: Results):
         self.grid, self.results = grid, results
         self.methods, self.ablations = grid.titles()
-        declared = [_key(cell) for cell in grid.cells]
+        declared = [key_of(cell) for cell in grid.cells]
         self.declared = dict.fromkeys(declared)
         self.keys = list(dict.fromkeys([*declared, *sorted(results.cells, key=str)]))
         self.places = list(dict.fromkeys((k.architecture, k.start) for k in self.keys))
         self.sets = [*results.sets, ALL]
-        pairs = [(peer, gq) for gq in self._gq() for peer in self._peers(gq)]
+        pairs = [(other, gq) for gq in self.gq() for other in self._others(gq)]
         pairs += [(k._replace(ablation=None), k) for k in self.keys if k.ablation]
         self.evidence = Evidence(results, pairs)
 
     # --- keys -------------------------------------------------------------------------
 
-    def _gq(self, place: Optional[Tuple[str, str]] = None) -> List[Key]:
+    def gq(self, place: Optional[Place] = None) -> List[Key]:
         """Return the keys of GQ as it is, most bits first."""
         found = [
             key
             for key in self.keys
             if key.method == "gq" and key.ablation is None and place in (None, key[:2])
         ]
-        return sorted(found, key=lambda key: -key.bits)
+        return sorted(found, key=lambda key: -(key.bits or 0))
 
-    def _peers(self, gq: Key) -> Iterator[Key]:
+    def _others(self, gq: Key) -> Iterator[Key]:
         """Yield what a GQ key is compared with."""
-        for method in (*BASELINES, *self.methods):
-            if method in BASELINES:
-                yield gq._replace(method=method, bits=None)
-            elif method not in ("gq", *BASELINES):
-                yield gq._replace(method=method)
+        for method in self.compared:
+            yield other_than(gq, method)
 
-    def _peer_methods(self) -> List[str]:
-        others = [m for m in self.methods if m not in ("gq", *BASELINES)]
-        return [*BASELINES, *others]
+    @property
+    def compared(self) -> List[str]:
+        """The methods that GQ is compared with, the float ones first."""
+        return [*FLOATS, *(m for m in self.methods if m not in ("gq", *FLOATS))]
 
-    def _trained_peers(self) -> List[str]:
-        """Return the methods that train for as long at the same bits."""
-        others = [m for m in self._peer_methods() if m not in BASELINES]
+    @property
+    def baselines(self) -> List[str]:
+        """The methods that train for as long at the same bits."""
+        others = [m for m in self.compared if m not in FLOATS]
         return [m for m in others if self.grid.methods[m].get("train", True)]
 
-    def _widths(self, place: Tuple[str, str]) -> List[int]:
+    def widths(self, place: Place) -> List[int]:
+        """Return the bit widths of an architecture and start, most first."""
         found = {key.bits for key in self.keys if key[:2] == place and key.bits}
         return sorted(found, reverse=True)
 
@@ -71,7 +81,7 @@ class Tables:
 
     # --- results ----------------------------------------------------------------------
 
-    def records(self, place: Optional[Tuple[str, str]] = None) -> List[Record]:
+    def records(self, place: Optional[Place] = None) -> List[Record]:
         """Return the results, of one architecture and start or of all."""
         return [
             record
@@ -84,89 +94,18 @@ class Tables:
         found = self.results.cells.get(key, {})
         return [found[seed] for seed in found if only is None or seed in only]
 
-    # --- words ------------------------------------------------------------------------
-
-    def words(self) -> Lines:
-        """Say where GQ wins, ties and loses, from the tests."""
-        lines, verdicts = [], []
-        for place in self.places:
-            sentences = []
-            for method in self._peer_methods():
-                sentence, found = self._against(place, method)
-                sentences += [sentence] if sentence else []
-                verdicts += found if method in self._trained_peers() else []
-            if sentences:
-                lines += [f"**{place_name(place)}.**", "", *sentences, ""]
-        if verdicts:
-            counts = [verdicts.count(v) for v in ("better", "tied", "worse")]
-            lines.append(
-                f"Of {len(verdicts)} comparisons with peers trained for as long at "
-                f"the same bits, GQ is better in {counts[0]}, tied in {counts[1]} and "
-                f"worse in {counts[2]}. Where there is no difference, one in twenty "
-                "still shows as one."
-            )
-            lines += ["", self._on_single_sets()]
-        return lines or ["No comparison can be made yet."]
-
-    def _against(self, place: Tuple[str, str], method: str) -> Tuple[str, List[str]]:
-        found: Dict[str, List[str]] = {"better": [], "tied": [], "worse": []}
-        for gq in self._gq(place):
-            bits = None if method in BASELINES else gq.bits
-            peer = gq._replace(method=method, bits=bits)
-            difference = self.evidence.difference(peer, gq, ALL)
-            if difference is None:
-                continue
-            words = f"{gq.bits}"
-            if difference.verdict != "tied":
-                words += f" ({difference.value:+.2f} points, {difference.p_text})"
-            found[difference.verdict].append(words)
-        parts = [
-            f"{verdict} at {_listed(words)} bits"
-            for verdict, words in found.items()
-            if words
-        ]
-        verdicts = [v for v, words in found.items() for _ in words]
-        if not parts:
-            return "", []
-        return f"- Against {self.methods[method]}: {'; '.join(parts)}.", verdicts
-
-    def _on_single_sets(self) -> str:
-        """Count the comparisons with trained peers set by set, and name the losses."""
-        counts = {"better": 0, "tied": 0, "worse": 0}
-        losses = []
-        for gq in self._gq():
-            for method in self._trained_peers():
-                for name in self.results.sets:
-                    peer = gq._replace(method=method)
-                    found = self.evidence.difference(peer, gq, name)
-                    if found is None:
-                        continue
-                    counts[found.verdict] += 1
-                    if found.verdict == "worse":
-                        losses.append(
-                            f"{gq.architecture}, {gq.start}, {_bits(gq)}, {name}, "
-                            f"{self.methods[method]}: {found.value:+.2f} points, "
-                            f"{found.p_text}"
-                        )
-        words = (
-            f"Test set by test set, of {sum(counts.values())} such comparisons: better "
-            f"in {counts['better']}, tied in {counts['tied']}, worse in "
-            f"{counts['worse']}"
-        )
-        return words + (f" ({'; '.join(losses)})." if losses else ".")
-
     # --- tables -----------------------------------------------------------------------
 
-    def error_rates(self, place: Tuple[str, str], test_set: str) -> str:
+    def error_rates(self, place: Place, test_set: str) -> str:
         """Return WER by method and bits."""
-        widths = self._widths(place)
+        widths = self.widths(place)
         rows = []
         for method in self.methods:
             keys = [Key(*place, method, bits) for bits in (None, *widths)]
             cells = [self._rate(key, test_set) for key in keys]
             if any(cells):
                 rows.append([self.methods[method], *cells])
-        return table(["method", "32", *map(str, widths)], rows)
+        return markdown(["method", "32", *map(str, widths)], rows)
 
     def _rate(self, key: Key, test_set: str) -> str:
         interval = self.evidence.interval(key, test_set)
@@ -178,24 +117,23 @@ class Tables:
             f"{f' x{seeds}' if seeds > 1 else ''}"
         )
 
-    def differences(self, place: Tuple[str, str], test_set: str) -> str:
-        """Return GQ minus every peer."""
-        gqs = self._gq(place)
+    def differences(self, place: Place, test_set: str) -> str:
+        """Return GQ minus what it is compared with."""
+        gqs = self.gq(place)
         rows = []
-        for method in self._peer_methods():
+        for method in self.compared:
             cells = []
             for gq in gqs:
-                bits = None if method in BASELINES else gq.bits
-                peer = gq._replace(method=method, bits=bits)
-                difference = self.evidence.difference(peer, gq, test_set)
-                declared = gq in self.declared and peer in self.declared
+                other = other_than(gq, method)
+                difference = self.evidence.difference(other, gq, test_set)
+                declared = gq in self.declared and other in self.declared
                 lacking = MISSING if declared else NOT_DECLARED
                 cells.append(_difference(difference) if difference else lacking)
             if any(cells):
                 rows.append([self.methods[method], *cells])
-        return table(["GQ minus", *map(_bits, gqs)], rows)
+        return markdown(["GQ minus", *map(bits_of, gqs)], rows)
 
-    def figures(self, place: Tuple[str, str], read, form: str) -> str:
+    def figures(self, place: Place, read: Read, form: str) -> str:
         """Return a table of a figure of the result files, the mean over seeds.
 
         Args:
@@ -203,7 +141,7 @@ class Tables:
             read: Function from a record to the figure, or None.
             form: How the figure is printed.
         """
-        widths = self._widths(place)
+        widths = self.widths(place)
         rows = []
         for method in self.methods:
             cells = []
@@ -214,9 +152,9 @@ class Tables:
                 rows.append([self.methods[method], *cells])
         if not rows:
             return ""
-        return table(["method", "32", *map(str, widths)], rows)
+        return markdown(["method", "32", *map(str, widths)], rows)
 
-    def by_seed(self, place: Tuple[str, str]) -> str:
+    def by_seed(self, place: Place) -> str:
         """Return the WER of each seed, of what has several, and their deviation."""
         chosen = [
             key
@@ -234,9 +172,9 @@ class Tables:
         if not rows:
             return ""
         header = ["method", "ablation", "bits", *(f"seed {s}" for s in seeds)]
-        return table([*header, "deviation"], rows)
+        return markdown([*header, "deviation"], rows)
 
-    def ablation_table(self, place: Tuple[str, str]) -> str:
+    def ablation_table(self, place: Place) -> str:
         """Return the ablations beside GQ as it is."""
         rows = []
         for key in self.keys:
@@ -262,7 +200,7 @@ class Tables:
             return ""
         header = ["ablation", "bits", *map(set_name, self.sets)]
         header += ["minus GQ", "development loss", "GQ's", "loss gap", "packed"]
-        return table(header, rows)
+        return markdown(header, rows)
 
     def starts(self) -> str:
         """Return the float models that the cells begin with."""
@@ -283,12 +221,12 @@ class Tables:
                 ]
             )
         header = ["start", "parameters", "kurtosis, trained", "kurtosis here"]
-        return table([*header, "largest output difference"], rows)
+        return markdown([*header, "largest output difference"], rows)
 
-    def sizes(self, place: Tuple[str, str]) -> str:
+    def sizes(self, place: Place) -> str:
         """Return the packed files of GQ."""
         rows = []
-        for key in self._gq(place):
+        for key in self.gq(place):
             for record in list(self.results.cells.get(key, {}).values())[:1]:
                 size = record["size"]
                 if size["packed_bytes"] is None:
@@ -303,14 +241,20 @@ class Tables:
                     ]
                 )
         header = ["bits", "quantized", "packed file", "smaller than float32"]
-        return table(header, rows) if rows else ""
+        return markdown(header, rows) if rows else ""
 
 
-def _key(cell: Cell) -> Key:
+def key_of(cell: Cell) -> Key:
+    """Return what a cell shares with its other seeds."""
     return Key(*(getattr(cell, name) for name in Key._fields))
 
 
-def place_name(place: Tuple[str, str]) -> str:
+def other_than(gq: Key, method: str) -> Key:
+    """Return the key of another method in the place of a GQ key."""
+    return gq._replace(method=method, bits=None if method in FLOATS else gq.bits)
+
+
+def place_name(place: Place) -> str:
     """Return architecture and start in words."""
     return f"{place[0]}, {place[1]} weights"
 
@@ -320,12 +264,9 @@ def set_name(name: str) -> str:
     return "all sets" if name == ALL else name
 
 
-def _bits(key: Key) -> str:
-    return f"{key.bits} bit{'s' * (key.bits > 1)}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+def bits_of(key: Key) -> str:
+    """Return the bit width of a key in words."""
+    return f"{key.bits} bit{'' if key.bits == 1 else 's'}"
 
 
 def _rate_of(record: Record) -> float:

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import yaml
-from grid_cells import PARTS, GQConfs
-from grid_place import Workplace
+
+from benchmarks.espnet_models import PARTS
+from experiments.cells import GQConfs
+from experiments.running.place import Workplace
 
 UTTERANCES = 60
 """Of the development set, spread evenly."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import yaml
-from grid_allocation import allocation
-from grid_cells import ROOT, Architecture, Cell, Config, GQConfs, quantized
-from grid_place import StepFailed, Workplace
 
+from benchmarks import ROOT
+from benchmarks.espnet_models import Config, quantized
 from espnet_gq.files import write_text
+from experiments.cells import Architecture, Cell, GQConfs
+from experiments.running.allocation import allocation
+from experiments.running.place import StepFailed, Workplace
 
 STEP_TIME = re.compile(r"\d+epoch results: .*?\btrain_time=([0-9.e+-]+)")
 STEPS = re.compile(r"\d+epoch results: .*?\btotal_count=(\d+)")
@@ -68,7 +70,7 @@ def run_cell(place: Workplace, cell: Cell) -> Dict[str, Any]:
         shutil.copyfile(place.conf / f"{cell.name}.yaml", folder / "config.yaml")
         checkpoint = _finished(place, cell) if place.grid.recalibrates(cell) else start
     measuring = place.script(
-        "grid_evaluate.py",
+        "evaluate",
         *("--config", f"exp/{cell.name}/config.yaml"),
         *("--checkpoint", os.path.relpath(checkpoint, place.recipe)),
         *("--decoding", given.decoding, "--folder", f"exp/{cell.name}"),
@@ -76,9 +78,7 @@ def run_cell(place: Workplace, cell: Cell) -> Dict[str, Any]:
         *(["--recalibrate"] if place.grid.recalibrates(cell) else []),
     )
     place.call(measuring, place.logs / f"{cell.name}.measure.log")
-    commands.append(
-        shlex.join(["python", "benchmarks/grid_evaluate.py", *measuring[2:]])
-    )
+    commands.append(shlex.join(["python", *measuring[1:]]))
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     record["config"] = _declared(place, cell, given, gq_confs)
     record["commands"] = commands

@@ -1,6 +1,6 @@
 """Measure one model of the grid, in a process of its own: errors, gap, size.
 
-Run by grid.py in a recipe's folder. Decodes every test set with the hardened model, as
+Run by the grid in a recipe's folder. Decodes every test set with the hardened model, as
 ESPnet's `Speech2Text` builds it, one utterance at a time and greedily.
 """
 
@@ -17,9 +17,9 @@ import torch
 import yaml
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.tasks.asr import ASRTask
-from report import machine
 
 import espnet_gq.espnet  # noqa: F401
+from benchmarks.report import machine
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
 from espnet_gq.espnet.datadir import read_table, write_table

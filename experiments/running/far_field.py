@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make a simulated far-field test set from a clean one.
 
-    python benchmarks/far_field.py data/test_clean data/test_far
+    python -m experiments.running.far_field data/test_clean data/test_far
 
 Every utterance is spoken in a room of its own: a rectangular room with walls of one
 absorption, from the image-source method [Allen and Berkley, JASA 1979] of

@@ -30,6 +30,7 @@ import torch
 
 from espnet_gq.files import write_json
 from espnet_gq.packing import load_state_dict, save
+from experiments.running.evaluate import build, read_audio
 
 LARGEST = 4  # octaves
 TOLERANCE = 1e-5
@@ -209,8 +210,6 @@ def largest_difference(
 
 def main() -> None:
     """Write the heavy-tailed model and what was measured on it."""
-    from grid_evaluate import build, read_audio
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="of the float model")
     parser.add_argument("--checkpoint", type=Path, required=True)
@@ -227,7 +226,7 @@ def main() -> None:
     model = build(args.config, args.checkpoint)
     difference = largest_difference(model, (state, heavy), speech)
     if not difference <= TOLERANCE:
-        sys.exit(f"grid_heavy: the rescaled model differs by {difference:g}")
+        sys.exit(f"heavy: the rescaled model differs by {difference:g}")
     save(heavy, args.output)
     figures = dict(
         kurtosis_before=kurtosis(state),

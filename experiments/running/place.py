@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 import yaml
-from grid_cells import ROOT, Config, Grid, GridError
 
+from benchmarks import ROOT
+from benchmarks.espnet_models import Config
 from espnet_gq.files import write_text
+from experiments.cells import Grid, GridError
 
-HERE = Path(__file__).resolve().parent
 RECIPE = ROOT / "egs2/fsdd_gq/asr1"
 LINKS = ("asr.sh", "path.sh", "cmd.sh", "run.sh", "conf", "local")
 ERROR = re.compile(r"^\W*((\w+\.)*\w*(Error|Exception)\b:?.*|espnet_gq: error.*)$")
@@ -137,8 +138,8 @@ class Workplace:
         return ["./run.sh", "--nj", str(self.jobs), *options]
 
     def script(self, name: str, *options: str) -> List[str]:
-        """Return a command of this folder."""
-        return [sys.executable, str(HERE / name), *options]
+        """Return a command of this package."""
+        return [sys.executable, "-m", f"experiments.running.{name}", *options]
 
     def tool(self, name: str, *options: str) -> List[str]:
         """Return a command of the package."""
@@ -165,7 +166,7 @@ class Workplace:
         if "test_far" in self.grid.test_sets:
             folders = ("data/test_clean", "data/test_far")
             options = given["far_field"].split()
-            far = self.script("far_field.py", *folders, *options)
+            far = self.script("far_field", *folders, *options)
             self._once("far_field", far)
             if not (self.recipe / "data/test_far/text").exists():
                 (self.recipe / "done/far_field").unlink()  # look again the next time
@@ -226,7 +227,7 @@ class Workplace:
         given = self.grid.starts[start]
         self.call(
             self.script(
-                "grid_heavy.py",
+                "heavy",
                 *("--config", f"exp/{name}/config.yaml"),
                 *("--checkpoint", f"exp/{name}/{FLOAT_CHECKPOINT}"),
                 *("--octaves", str(given.get("octaves", 0.0))),

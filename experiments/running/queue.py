@@ -6,11 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from grid_cells import Cell
-from grid_place import StepFailed, Stopped, Workplace
-from grid_run import run_cell
-
 from espnet_gq.files import write_text
+from experiments.cells import Cell
+from experiments.running.cell import run_cell
+from experiments.running.place import StepFailed, Stopped, Workplace
 
 
 class Progress:

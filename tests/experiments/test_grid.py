@@ -19,17 +19,17 @@ from espnet_gq.analysis import wer
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import far_field  # noqa: E402
+from experiments.running import far_field  # noqa: E402
 import grid  # noqa: E402
-import grid_allocation  # noqa: E402
-import grid_evaluate  # noqa: E402
-import grid_heavy  # noqa: E402
-import grid_place  # noqa: E402
-import grid_queue  # noqa: E402
-import grid_report  # noqa: E402
-import grid_run  # noqa: E402
-from grid_cells import Cell, Grid, GridError, merged  # noqa: E402
-from grid_results import ALL, Rates, Results, units  # noqa: E402
+from experiments.running import allocation  # noqa: E402
+from experiments.running import evaluate  # noqa: E402
+from experiments.running import heavy  # noqa: E402
+from experiments.running import place  # noqa: E402
+from experiments.running import queue  # noqa: E402
+from experiments.reporting import document  # noqa: E402
+from experiments.running import cell  # noqa: E402
+from experiments.cells import Cell, Grid, GridError, merged  # noqa: E402
+from experiments.reporting.results import ALL, Rates, Results, units  # noqa: E402
 
 SETS = ("test_clean", "test_noisy", "test_far")
 SPEAKERS = ("ann", "bob", "cid", "dee")
@@ -85,11 +85,11 @@ def test_widths_of_an_allocation_replace_those_of_the_cell(
 ):
     chosen = {"gq_conf": {"bits": 2, "rules": [{"pattern": "enc.*", "bits": 6}]}}
     (tmp_path / "chosen.yaml").write_text(yaml.safe_dump({"encoder_conf": chosen}))
-    found = grid_allocation.read(tmp_path / "chosen.yaml")
+    found = allocation.read(tmp_path / "chosen.yaml")
     monkeypatch.setattr(grid_run, "allocation", lambda *_: found)
-    place = grid_place.Workplace(tmp_path / "place", declared, None, 1)
+    place = place.Workplace(tmp_path / "place", declared, None, 1)
     cell = Cell("conformer", "trained", "gq", 4, "allocated_4", 1)
-    confs = grid_run._gq_confs(place, cell)
+    confs = cell._gq_confs(place, cell)
     assert confs["encoder"] == chosen["gq_conf"] and confs["model"] == {"bits": 4}
     config = declared.cell_config(cell, confs)
     assert config["encoder_conf"]["gq_conf"] == chosen["gq_conf"]
@@ -97,10 +97,10 @@ def test_widths_of_an_allocation_replace_those_of_the_cell(
 
 def test_a_recalibrated_model_is_that_of_another_cell(declared, tmp_path):
     cell = Cell("conformer", "trained", "gq", 2, "recalibrated", 1)
-    place = grid_place.Workplace(tmp_path, declared, None, 1)
+    place = place.Workplace(tmp_path, declared, None, 1)
     assert not declared.trains(cell) and declared.trains(replace(cell, ablation=None))
-    with pytest.raises(grid_place.StepFailed, match="conformer-trained-gq-2b-s1"):
-        grid_run._finished(place, cell)
+    with pytest.raises(place.StepFailed, match="conformer-trained-gq-2b-s1"):
+        cell._finished(place, cell)
 
 
 def test_batch_norm_statistics_are_those_of_the_data(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_batch_norm_statistics_are_those_of_the_data(tmp_path, monkeypatch):
     model, speech = Model().eval(), torch.randn(6, 50) * 3 + 7
     batches = [(s[None], torch.tensor([50]), None, None) for s in speech]
     monkeypatch.setattr(grid_evaluate, "batches", lambda model, data: iter(batches))
-    grid_evaluate.recalibrate(model, tmp_path)
+    evaluate.recalibrate(model, tmp_path)
     used = speech[::2]
     torch.testing.assert_close(model.norm.running_mean[0], used.mean())
     torch.testing.assert_close(model.norm.running_var[0], used.var(dim=1).mean())
@@ -163,8 +163,8 @@ def test_merged():
 
 @pytest.fixture
 def place(tmp_path, declared, monkeypatch):
-    monkeypatch.setattr(grid_place.Workplace, "prepare_data", lambda self: None)
-    return grid_place.Workplace(tmp_path, declared, None, 1)
+    monkeypatch.setattr(place.Workplace, "prepare_data", lambda self: None)
+    return place.Workplace(tmp_path, declared, None, 1)
 
 
 def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
@@ -175,14 +175,14 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
     def run_cell(place, cell):
         ran.append(cell)
         if cell == cells[1]:
-            raise grid_place.StepFailed("ValueError: no data (see a.log)")
+            raise place.StepFailed("ValueError: no data (see a.log)")
         record = record_of(cell)
-        grid_run.write_result(place.results / f"{cell.name}.json", record)
+        cell.write_result(place.results / f"{cell.name}.json", record)
         return record
 
     monkeypatch.setattr(grid_queue, "run_cell", run_cell)
-    grid_run.write_result(place.results / f"{cells[0].name}.json", record_of(cells[0]))
-    assert grid_queue.run(place, cells) == 1
+    cell.write_result(place.results / f"{cells[0].name}.json", record_of(cells[0]))
+    assert queue.run(place, cells) == 1
     assert ran == cells[1:]
     failed = place.results / f"{cells[1].name}.failed"
     assert failed.read_text() == "ValueError: no data (see a.log)\n"
@@ -192,22 +192,22 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
     assert "[3/3]" in printed and "0 h 00 min left" in printed
     # The next run tries the failed cell again, and nothing else.
     monkeypatch.setattr(grid_queue, "run_cell", lambda place, cell: record_of(cell))
-    assert grid_queue.run(place, cells) == 0
+    assert queue.run(place, cells) == 0
     assert not failed.exists()
 
 
 def test_two_runs_do_not_share_a_folder(place, declared):
     with pytest.raises(GridError, match="in use by another run"):
-        grid_place.Workplace(place.root, declared, None, 1)
+        place.Workplace(place.root, declared, None, 1)
 
 
 def test_a_failing_command_gives_the_reason(place, tmp_path):
     code = "print('x'); raise RuntimeError('no such tensor')"
     log = tmp_path / "a.log"
-    with pytest.raises(grid_place.StepFailed, match="RuntimeError: no such tensor"):
+    with pytest.raises(place.StepFailed, match="RuntimeError: no such tensor"):
         place.call([sys.executable, "-c", code], log)
     place.stop()
-    with pytest.raises(grid_place.Stopped):
+    with pytest.raises(place.Stopped):
         place.call([sys.executable, "-c", ""], log)
 
 
@@ -218,7 +218,7 @@ def test_training_figures_come_from_all_logs(tmp_path):
     (tmp_path / "train.log").write_text(line.format(3, 0.5, 30))
     first = [line.format(1, 0.25, 10), line.format(2, 0.375, 20)]
     (tmp_path / "train.1.log").write_text("\n".join(first))
-    found = grid_run._training_figures(tmp_path)
+    found = cell._training_figures(tmp_path)
     assert found == {"steps": 30, "seconds_a_step": 0.375}
 
 
@@ -256,23 +256,23 @@ def test_heavy_tails_leave_the_outputs_as_they_are(
     model = build(tmp_path, architecture, declared)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     speech = 0.1 * torch.randn(8000)
-    before = grid_heavy.outputs(model, speech)
-    heavy = grid_heavy.heavy_tailed(state, 1.0, 0)
-    assert grid_heavy.kurtosis(heavy) > times * grid_heavy.kurtosis(state)
+    before = heavy.outputs(model, speech)
+    heavy = heavy.heavy_tailed(state, 1.0, 0)
+    assert heavy.kurtosis(heavy) > times * heavy.kurtosis(state)
     assert heavy.keys() == state.keys()
     model.load_state_dict(heavy)
-    for a, b in zip(before, grid_heavy.outputs(model, speech)):
+    for a, b in zip(before, heavy.outputs(model, speech)):
         assert torch.equal(a, b)
     changed = {name for name in state if not torch.equal(state[name], heavy[name])}
-    named = {scaled.name for group in grid_heavy.pairs(state) for scaled in group}
+    named = {scaled.name for group in heavy.pairs(state) for scaled in group}
     assert changed == named
-    again = grid_heavy.heavy_tailed(state, 1.0, 0)
+    again = heavy.heavy_tailed(state, 1.0, 0)
     assert all(torch.equal(heavy[name], again[name]) for name in heavy)
 
 
 def test_kurtosis_of_gaussian_weights_is_3():
     state = {"a.weight": torch.randn(400, 400, generator=torch.manual_seed(0))}
-    assert abs(grid_heavy.kurtosis(state) - 3) < 0.1
+    assert abs(heavy.kurtosis(state) - 3) < 0.1
 
 
 # --- results -------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def record_of(cell, errors=0.1, seed=0):
             decoding="ctc",
             start_epochs=30,
         ),
-        commands=["./run.sh --stage 11", "python benchmarks/grid_evaluate.py"],
+        commands=["./run.sh --stage 11", "python benchmarks/evaluate.py"],
         start_figures=dict(kurtosis_before=3.1, kurtosis=9.5, largest_difference=0.0),
         training=dict(steps=632, seconds_a_step=0.2) if trained else None,
         gap=(
@@ -341,7 +341,7 @@ def folder(tmp_path_factory, declared):
     patterns += ["conformer-trained-gq_ptq-2b", "*-tensor_scale-*"]
     for cell in declared.matching(patterns):
         record = record_of(cell, RATES.get(cell.method, 0.1))
-        grid_run.write_result(path / f"{cell.name}.json", record)
+        cell.write_result(path / f"{cell.name}.json", record)
     return path
 
 
@@ -425,7 +425,7 @@ def test_a_set_that_some_results_lack_is_left_out(folder, tmp_path):
     (tmp_path / path.name).write_text(json.dumps(record))
     results = Results(tmp_path)
     assert results.sets == ["test_clean", "test_noisy"]
-    text = grid_report.Report(Grid(), results).document("command", [])
+    text = document.Report(Grid(), results).document("command", [])
     assert "`test_far` is left out" in text
 
 
@@ -452,10 +452,10 @@ def test_check_compares_with_the_interval(folder, declared, capsys):
 def test_check_runs_the_cell_in_another_folder(folder, tmp_path, monkeypatch, capsys):
     def run_cell(place, cell):
         record = record_of(cell, seed=1)
-        grid_run.write_result(place.results / f"{cell.name}.json", record)
+        cell.write_result(place.results / f"{cell.name}.json", record)
         return record
 
-    monkeypatch.setattr(grid_place.Workplace, "prepare_data", lambda self: None)
+    monkeypatch.setattr(place.Workplace, "prepare_data", lambda self: None)
     monkeypatch.setattr(grid_queue, "run_cell", run_cell)
     command = ["check", "--cell", "conformer-trained-gq-5b-s1"]
     command += ["--results", str(folder)]

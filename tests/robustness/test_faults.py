@@ -20,7 +20,7 @@ import random
 import sys
 
 sys.path.insert(0, {benchmarks!r})
-from faults_runner import Case, Injector, Outcome, Runner, restart_with_library
+from tests.robustness.faults.runner import Case, Injector, Outcome, Runner, restart_with_library
 
 work = restart_with_library()
 from espnet_gq.files import write_text

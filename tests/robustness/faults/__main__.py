@@ -1,4 +1,4 @@
-"""Kill it, fill the disk, fail it: at every change that a command makes to its files.
+"""Let commands fail at every change that they make to their files.
 
 Each case runs a command of the project in a process of its own, again and again, and
 the n-th change below the command's folder (a file opened for writing, a write, fsync,
@@ -14,8 +14,8 @@ Then every file that is there has to be whole: one that a run without faults has
 at some time. And the command, run again, has to end with what a run without faults
 ends with.
 
-    python benchmarks/faults.py --json faults.json
-    python benchmarks/faults.py --cases train,pack --points 20
+    python -m tests.robustness.faults --json faults.json
+    python -m tests.robustness.faults --cases train,pack --points 20
 """
 
 import argparse
@@ -27,9 +27,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from faults_runner import (
+from benchmarks.options import command
+from tests.robustness.faults.runner import (
     FAULTS,
-    HERE,
     Case,
     Injector,
     Outcome,
@@ -63,8 +63,7 @@ def main() -> None:
     """Run the cases, print a line for each kind of fault, write the figures."""
     args = get_parser().parse_args()
     work = restart_with_library()
-    sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "espnet")]
-    from faults_cases import all_cases
+    from tests.robustness.faults.cases import all_cases
 
     injector = Injector(work)
     kinds = args.faults.split(",")
@@ -118,11 +117,11 @@ def kept_cases(path: Optional[Path], cases: Dict[str, Case]) -> Dict[str, Any]:
 
 def made_by(seconds: float) -> Dict[str, Any]:
     """Return what made the result of a case."""
-    import report
+    from benchmarks.report import machine
 
     return {
-        "command": report.command("--json"),
-        "machine": report.machine("cpu"),
+        "command": command("--json"),
+        "machine": machine("cpu"),
         "seconds": round(seconds),
     }
 

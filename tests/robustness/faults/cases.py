@@ -1,4 +1,4 @@
-"""The commands that faults.py interrupts, on a task of some seconds."""
+"""The commands that are interrupted, on a task that trains within seconds."""
 
 import functools
 import shutil
@@ -13,10 +13,9 @@ import numpy as np
 import soundfile
 import torch
 from espnet2.tasks.asr import ASRTask
-from faults_runner import Case, Damaged, digest_of, hashed
-from tiny_task import ABSENT, Task
 
 import espnet_gq.espnet  # noqa: F401
+from benchmarks import ROOT
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.bin import (
     allocate,
@@ -29,6 +28,8 @@ from espnet_gq.bin import (
     token_list,
     zip_model,
 )
+from tests.espnet.tiny_task import ABSENT, Task
+from tests.robustness.faults.runner import Case, Damaged, digest_of, hashed
 
 torch.set_num_threads(1)
 
@@ -59,7 +60,7 @@ OTHERS = {
 }
 
 
-RECIPE = Path(__file__).resolve().parents[1] / "egs2" / "fsdd_gq" / "asr1"
+RECIPE = ROOT / "egs2" / "fsdd_gq" / "asr1"
 STUB = """#!/usr/bin/env bash
 set -eu
 while [ $# -gt 0 ]; do

@@ -1,4 +1,4 @@
-/* Faults at the n-th change that a program makes below a folder; see faults.py.
+/* Faults at the n-th change that a program makes below a folder; see runner.py.
  *
  * Loaded with LD_PRELOAD. A file that FAULTS_CONTROL names, or faults_control(), is
  * mapped: what to do is read from it, and changes are counted in it, also those of

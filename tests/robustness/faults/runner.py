@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from benchmarks.options import program
+
 HERE = Path(__file__).resolve().parent
 MODES = {"off": 0, "trace": 1, "kill": 2, "torn": 3, "full": 4, "error": 5}
 FAULTS = ("kill", "torn", "full", "error", "disk")
 PATH_MAX = 4096
-SUFFIX = ".aside"
 Digests = Dict[str, str]
 
 
@@ -86,7 +87,7 @@ def compiled(folder: Path) -> Path:
     """Compile the library."""
     library = folder / "faults.so"
     command = [os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC"]
-    command += ["-o", str(library), str(HERE / "faults.c"), "-ldl"]
+    command += ["-o", str(library), str(HERE / "inject.c"), "-ldl"]
     subprocess.run(command, check=True)
     return library
 
@@ -99,7 +100,7 @@ def restart_with_library() -> Path:
     fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
     environment = {**os.environ, **fixed, "FAULTS_WORK": str(work)}
     environment["LD_PRELOAD"] = str(compiled(work))
-    done = subprocess.run([sys.executable, *sys.argv], env=environment)
+    done = subprocess.run([sys.executable, *program(), *sys.argv[1:]], env=environment)
     shutil.rmtree(work, ignore_errors=True)
     sys.exit(done.returncode)
 
@@ -165,6 +166,8 @@ def digests(folder: Path, case: Case) -> Tuple[Digests, List[str]]:
     Raises:
         Damaged: If a file is not whole.
     """
+    from espnet_gq.files import SUFFIX
+
     found: Digests = {}
     leftovers: List[str] = []
     for path in sorted(folder.rglob("*")):

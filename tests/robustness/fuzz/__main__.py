@@ -1,6 +1,7 @@
 """Feed bad inputs of every kind to the project and count how it takes them.
 
-    python benchmarks/fuzz.py --inputs 1000 --json benchmarks/results/fuzz.json
+    python -m tests.robustness.fuzz --inputs 1000 \\
+        --json tests/robustness/results/fuzz.json
 
 An input is made from a valid one and two numbers (--seed and its own), so that any can
 be made again: --kinds "packed file, bytes" --first 17 --inputs 1. It is
@@ -31,10 +32,12 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
-from fuzz_inputs import KINDS
-from report import command, machine, table
 
+from benchmarks.options import command
+from benchmarks.report import machine
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
+from tests.robustness.fuzz.inputs import KINDS
 
 BATCH = 50
 SECONDS = 20
@@ -171,7 +174,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
         [kind, str(sum(found.values())), *map(str, found.values())]
         for kind, found in counts.items()
     ]
-    print(table(["input", "tried", *VERDICTS], rows))
+    print(markdown(["input", "tried", *VERDICTS], rows))
     if args.json:
         figures = dict(counts=counts, bad=bad, seed=args.seed, machine=machine("cpu"))
         write_json(
