@@ -22,14 +22,14 @@ from experiments.reporting.verdict import Lines, Verdict
 
 _READING = """\
 Word error rates are in percent, on connected digits: they compare methods with one
-another on small models and say nothing about other tasks. Brackets are {level:g}% bootstrap
-intervals over speakers and recordings ({samples} samples; with so few speakers they are,
-if anything, too narrow). "x3" sums three seeds; a rate without it comes from one seed,
-and how much another seed would change it is not in its interval. Differences are paired
-(same draws, same seeds) and in points: "better" and "worse" where the interval excludes
-0, else "tied". All baselines train from the same float model with the same data, steps
-and scales; Lloyd-Max's penalty stands in for that of S8BQAT, which is not known to us.
-Columns are bits, 32 is float."""
+another on small models and say nothing about other tasks. Brackets are {level:g}%
+bootstrap intervals over speakers and recordings ({samples} samples; with so few
+speakers they are, if anything, too narrow). "x3" sums three seeds; a rate without it
+comes from one seed, and how much another seed would change it is not in its interval.
+Differences are paired (same draws, same seeds) and in points: "better" and "worse"
+where the interval excludes 0, else "tied". All baselines train from the same float
+model with the same data, steps and scales; Lloyd-Max's penalty stands in for that of
+S8BQAT, which is not known to us. Columns are bits, 32 is float."""
 
 _DETAILS = """\
 The development loss is that of the hardened model; the loss gap is that loss minus the

@@ -95,8 +95,8 @@ class Verdict:
                         f"points, {found.p_text}"
                     )
         return [
-            f"Of {len(known)} comparisons with baselines, {single} of which rest on one "
-            f"seed, GQ is {counts}.",
+            f"Of {len(known)} comparisons with baselines, {single} of which rest on "
+            f"one seed, GQ is {counts}.",
             f"Test set by test set, of {len(apart)}: {_counts(apart)}"
             + (f" ({'; '.join(losses)})." if losses else "."),
             "One in twenty shows a difference where there is none.",

@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from benchmarks import ROOT
+
 needs_compiler = pytest.mark.skipif(
     not shutil.which(os.environ.get("CC", "cc")) or sys.platform != "linux",
     reason="no C compiler, or no Linux",
@@ -17,10 +17,14 @@ needs_compiler = pytest.mark.skipif(
 
 SCRIPT = """
 import random
-import sys
 
-sys.path.insert(0, {benchmarks!r})
-from tests.robustness.faults.runner import Case, Injector, Outcome, Runner, restart_with_library
+from tests.robustness.faults.runner import (
+    Case,
+    Injector,
+    Outcome,
+    Runner,
+    restart_with_library,
+)
 
 work = restart_with_library()
 from espnet_gq.files import write_text
@@ -57,9 +61,13 @@ for command in (aside, in_place, forgetful):
 @needs_compiler
 def test_it_finds_what_is_not_written_aside(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(benchmarks=str(BENCHMARKS)))
+    script.write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=300
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -78,13 +86,14 @@ def test_a_sample_of_the_points_survives(tmp_path):
     (tmp_path / "faults.json").write_text(json.dumps({"cases": kept}))
     done = subprocess.run(
         [
-            *[sys.executable, str(BENCHMARKS / "faults.py"), "--points", "2"],
+            *[sys.executable, "-m", "tests.robustness.faults", "--points", "2"],
             *["--cases", "train,format", "--faults", "kill,full"],
             *["--json", str(tmp_path / "faults.json")],
         ],
         capture_output=True,
         text=True,
         timeout=500,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     figures = json.loads((tmp_path / "faults.json").read_text())
@@ -93,5 +102,5 @@ def test_a_sample_of_the_points_survives(tmp_path):
     assert list(cases) == ["train", "decode", "format"]
     assert cases["train"]["kill"]["ended"] == {"killed": 2}
     assert cases["train"]["full"]["ended"] == {"error": 2}
-    assert cases["train"]["command"].startswith("python ")
+    assert cases["train"]["command"].startswith("python -m tests.robustness.faults")
     assert not cases["train"]["problems"] and cases["decode"] == kept["decode"]

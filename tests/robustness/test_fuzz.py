@@ -1,36 +1,50 @@
-"""Bad inputs of every kind, some of each: none crashes, every refusal is clear."""
+"""Bad inputs of every kind: none crashes, every refusal is clear."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import ROOT
+from tests.robustness.fuzz import __main__ as fuzz
+from tests.robustness.fuzz.inputs import KINDS
 
 
-def fuzz(*args):
-    """Run fuzz.py; returns (exit status, what it printed)."""
-    command = [sys.executable, str(BENCHMARKS / "fuzz.py"), *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12, deadline=None)
+@given(rng=st.randoms(use_true_random=False))
+def test_inputs_that_hypothesis_draws_and_shrinks(kind, rng):
+    """The generators with Hypothesis behind them: what fails comes out minimal."""
+    with tempfile.TemporaryDirectory() as name:
+        outcome = fuzz.verdict(kind, rng, Path(name))
+    assert outcome.verdict in ("accepted", "refused"), outcome.words
 
 
 def test_some_of_every_kind(tmp_path):
-    status, out = fuzz("--inputs", "25", "--json", str(tmp_path / "fuzz.json"))
-    assert status == 0, out
-    counts = json.loads((tmp_path / "fuzz.json").read_text())["counts"]
-    assert len(counts) == 8
-    for kind, found in counts.items():
-        assert found["refused"] > 0 and sum(found.values()) == 25, kind
+    command = [sys.executable, "-m", "tests.robustness.fuzz", "--inputs", "10"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "fuzz.json")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "fuzz.json").read_text())
+    assert record["command"] == "python -m tests.robustness.fuzz --inputs 10"
+    assert len(record["counts"]) == 8
+    for kind, found in record["counts"].items():
+        assert found["refused"] > 0 and sum(found.values()) == 10, kind
 
 
-def test_what_it_calls_a_crash(monkeypatch, capsys):
+def test_what_it_calls_a_crash(monkeypatch):
     """A signal, a foreign exception and words that name nothing are found."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import os
-    import signal
-
-    import fuzz as module
 
     def bad(rng, folder):
         choice = rng.randrange(3)
@@ -38,8 +52,8 @@ def test_what_it_calls_a_crash(monkeypatch, capsys):
             os.kill(os.getpid(), signal.SIGKILL)
         raise (KeyError("x"), ValueError("something is wrong somewhere"))[choice - 1]
 
-    monkeypatch.setitem(module.KINDS, "bad", (bad, (ValueError,)))
-    found = list(module.run("bad", 0, 0, 12))
+    monkeypatch.setitem(fuzz.KINDS, "bad", (bad, (ValueError,)))
+    found = list(fuzz.run("bad", 0, 0, 12))
     assert [outcome.index for outcome in found] == list(range(12))
     assert {outcome.verdict for outcome in found} == {"crash", "unclear"}
     assert any("process ended" in outcome.words for outcome in found)

@@ -4,20 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "packed_inference.py"
+from benchmarks import ROOT
 
 
 def run(*options, check=True):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, options)],
+        [sys.executable, "-m", "benchmarks.packed.inference", *map(str, options)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         timeout=500,
+        cwd=ROOT,
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done

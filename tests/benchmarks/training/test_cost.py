@@ -4,19 +4,26 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "training_cost.py"
+from benchmarks import ROOT
 
 
 def test_quick_run(tmp_path):
     figures = tmp_path / "figures.json"
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--json", str(figures)],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.training.cost",
+            "--quick",
+            "--json",
+            str(figures),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         timeout=500,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads(figures.read_text())

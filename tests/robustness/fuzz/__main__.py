@@ -76,21 +76,25 @@ def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
     return Outcome(0, "refused" if clear else "unclear", words)
 
 
+def verdict(kind: str, rng: random.Random, folder: Path) -> Outcome:
+    """Feed what a generator draws, in an empty folder; the index is filled in later."""
+    quiet = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            KINDS[kind][0](rng, folder)
+    except (Exception, SystemExit, TooLong) as error:  # whatever it is, it is judged
+        return judge(kind, error, folder)
+    return Outcome(0, "accepted", "")
+
+
 def feed(kind: str, seed: int, index: int) -> Outcome:
     """Feed one input in this process."""
     rng = random.Random(f"{kind} {seed} {index}")
     with tempfile.TemporaryDirectory(prefix="fuzz") as name:
-        folder = Path(name)
         signal.signal(signal.SIGALRM, _alarm)
         signal.alarm(SECONDS)
-        quiet = io.StringIO()
         try:
-            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                KINDS[kind][0](rng, folder)
-        except BaseException as error:  # whatever it is, it is judged
-            outcome = judge(kind, error, folder)
-        else:
-            outcome = Outcome(0, "accepted", "")
+            outcome = verdict(kind, rng, Path(name))
         finally:
             signal.alarm(0)
     return outcome._replace(index=index)
