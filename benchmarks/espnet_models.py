@@ -4,10 +4,10 @@ import argparse
 import copy
 from typing import Any, Dict, Mapping
 
-from torch import nn
-
 PARTS = ("encoder", "decoder", "model")
 Config = Dict[str, Any]
+Model = Any
+"""One of ESPnet's models, whose parts have no types."""
 
 
 def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Config:
@@ -44,7 +44,7 @@ def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
     return {**found, **chosen, "token_list": [*tokens, "<sos/eos>"]}
 
 
-def build(given: Mapping[str, Any]) -> nn.Module:
+def build(given: Mapping[str, Any]) -> Model:
     """Return the model of all options of a training."""
     from espnet2.tasks.asr import ASRTask
 

@@ -135,7 +135,7 @@ class Grid:
                 f"{self.path}: cells: unknown key '{unknown[0]}'; allowed: "
                 f"{', '.join(CELL_KEYS)}"
             )
-        architecture, start = line.get("architecture"), line.get("start")
+        architecture, start = line.get("architecture", ""), line.get("start", "")
         self._known("architecture", architecture, self.architectures)
         self._known("start", start, self.starts)
         for method in line.get("methods", ["gq"]):
@@ -215,7 +215,7 @@ class Grid:
     def gq_confs(self, cell: Cell) -> Optional[GQConfs]:
         """Return the gq_conf of each part of the model, None for a float cell."""
         conf = self.methods[cell.method].get("gq_conf")
-        if conf is None:
+        if conf is None or cell.bits is None:
             return None
         change = self.ablation(cell)
         scales = "channel" if cell.bits < self.channel_scales_below else "tensor"

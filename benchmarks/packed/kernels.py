@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ from espnet_gq.runtime.planes import planes_size
 CYCLED_BYTES = 160_000_000
 """At least this many bytes of weights at 1 byte each are gone through in turn."""
 READ_BYTES = 256 * MIB
+READING = Variant("reading")
+"""What reads memory in the same rounds."""
 AIMS_OWN = {6: 0.82, 5: 0.70, 4: 0.58}
 """Largest ratios to the time of own 8 bits, batch 1, beyond L2, mode int8."""
 AIMS_TORCH = {6: 0.70, 5: 0.60, 4: 0.50}
@@ -64,8 +66,8 @@ def cases(quick: bool) -> List[Case]:
         (((256, 128),), (1, 4)) if quick else (_BEYOND, (1, 4, 16, 64, 512))
     )
     return [
-        Case(*shape, batch, shape in beyond)
-        for shape in (*_INSIDE, *beyond)
+        Case(rows, cols, batch, (rows, cols) in beyond)
+        for rows, cols in (*_INSIDE, *beyond)
         for batch in batches
     ]
 
@@ -99,9 +101,10 @@ def copies(case: Case, quick: bool) -> int:
 def layers(variant: Variant, case: Case, count: int) -> List[nn.Module]:
     """Return `count` layers with weights in memory of their own."""
     torch.manual_seed(0)
-    if variant.method != "packed":
+    made: List[nn.Module] = []
+    if variant.bits is None or variant.mode is None:
         first = nn.Linear(case.cols, case.rows)
-        made = [first]
+        made.append(first)
         for _ in range(count - 1):
             layer = nn.Linear(case.cols, case.rows, device="meta")
             layer.weight = nn.Parameter(first.weight.detach().clone())
@@ -117,7 +120,6 @@ def layers(variant: Variant, case: Case, count: int) -> List[nn.Module]:
     planes = torch.randint(0, 256, (planes_size(*shape, bits),), dtype=torch.uint8)
     centroids, _ = codebook(torch.zeros(1), bits)
     float_layer = nn.Linear(case.cols, case.rows)
-    made = []
     for _ in range(count):
         weight = PackedWeight(planes.clone(), shape, centroids, torch.full((1,), 0.05))
         weight.mode = variant.mode
@@ -127,7 +129,7 @@ def layers(variant: Variant, case: Case, count: int) -> List[nn.Module]:
 
 def weight_bytes(variant: Variant, case: Case) -> int:
     """Return the bytes of a weight that a product reads."""
-    if variant.method == "packed":
+    if variant.bits is not None:
         return planes_size(case.rows, case.cols, variant.bits)
     return case.rows * case.cols * variant.stored_bits // 8
 
@@ -160,11 +162,13 @@ class Timed:
 
 def reader(threads: int, size: int) -> Callable[[], float]:
     """Return a call that reads a buffer once and returns the bytes a second."""
-    buffer = torch.ones(size, dtype=torch.uint8)
+    buffer, kernels = torch.ones(size, dtype=torch.uint8), library()
+    if kernels is None:
+        raise RuntimeError("the packed kernels were not built")
 
     def read() -> float:
         start = time.perf_counter()
-        library().gq_read(buffer.data_ptr(), size, threads, 0)
+        kernels.gq_read(buffer.data_ptr(), size, threads, 0)
         return size / (time.perf_counter() - start)
 
     read()
@@ -185,7 +189,8 @@ def measure(
     """Return a dict of figures for each case."""
     found: List[Dict[str, Any]] = []
     read = reader(threads, 2**22 if quick else READ_BYTES)
-    shape, made = None, {}
+    shape: Tuple[int, ...] = ()
+    made: Dict[Variant, List[nn.Module]] = {}
     for case in cases(quick):
         count = copies(case, quick)
         if shape != (case.rows, case.cols):
@@ -193,12 +198,12 @@ def measure(
             made = {variant: layers(variant, case, count) for variant in compared}
             _call_once(made.values(), torch.randn(1, case.cols))
         x = torch.randn(case.batch, case.cols)
-        calls: Dict[Union[str, Variant], Callable[[], float]] = {"read": read}
+        calls: Dict[Variant, Callable[[], float]] = {READING: read}
         for variant in compared:
             calls[variant] = Timed(made[variant], x, 0.001 if quick else 0.01)
         values = interleave(calls, rounds)
         calls.clear()  # the next weights need the memory
-        speed = values.pop("read")
+        speed = values.pop(READING)
         rows = figures(values)
         for row in rows:
             variant = variant_of(row)

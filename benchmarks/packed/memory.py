@@ -136,9 +136,14 @@ def measure(
     warm = warm_size(name)
     jobs = {
         variant: Job(
-            *(name, variant, files(name, variant, cache)),
-            *(warm, files(warm, variant, cache)),
-            *(samples, chunk_ms * SAMPLE_RATE // 1000, threads),
+            name=name,
+            variant=variant,
+            files=files(name, variant, cache),
+            warm_name=warm,
+            warm_files=files(warm, variant, cache),
+            samples=samples,
+            chunk=chunk_ms * SAMPLE_RATE // 1000,
+            threads=threads,
         )
         for variant in compared
     }

@@ -17,7 +17,7 @@ from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
 from benchmarks import ROOT
-from benchmarks.espnet_models import PARTS, build, options, quantized
+from benchmarks.espnet_models import PARTS, Model, build, options, quantized
 from benchmarks.packed.variants import FLOAT, TORCH_INT8, Variant
 from benchmarks.report import progress
 from espnet_gq.nn.prepare import quantized_weights
@@ -294,12 +294,12 @@ class Loaded:
         decoder: What decodes with it, None where that was not asked for.
     """
 
-    def __init__(self, variant: Variant, model: nn.Module, decoder: Any = None):
+    def __init__(self, variant: Variant, model: Model, decoder: Any = None):
         self.variant, self.model, self.decoder = variant, model, decoder
 
     def enter(self) -> None:
         """Make the model compute as the variant does."""
-        if self.variant.method == "packed":
+        if self.variant.mode is not None:
             set_mode(self.model, self.variant.mode)
 
 
@@ -341,7 +341,7 @@ def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
     """Return the greedy streaming decoder of a variant, as ESPnet's options make it."""
     from espnet_gq.espnet.streaming import Speech2TextStreaming
 
-    decoder = Speech2TextStreaming(
+    decoder: Any = Speech2TextStreaming(
         made.config,
         made.model,
         beam_size=1,

@@ -25,7 +25,7 @@ ROWS = (
     ("memory", "added memory, peak, MiB", "added_peak_bytes", "median", MIB),
 )
 """Part of the figures, label, field, statistic and unit of each row of panels."""
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "packed",  # names of the parts of a file follow from its contents
     "svg.fonttype": "none",
     "font.size": 9,
@@ -94,13 +94,13 @@ def plot(
             *shape, figsize=(4 * shape[1], 3.4 * shape[0]), squeeze=False
         )
         grid = axes if columns > 1 else axes.T
-        for line, (part, label, *field) in zip(grid, drawn):
+        for line, (part, label, field, statistic, unit) in zip(grid, drawn):
             for axis, name in zip(line, names):
                 found = parts[part]["sizes"].get(name)
                 if found is None:
                     axis.set_axis_off()
                     continue
-                _draw(axis, found["variants"], *field)
+                _draw(axis, found["variants"], field, statistic, unit)
                 millions = found["parameters"] / 1e6
                 title = f"{found['what']}, {millions:.3g} M parameters"
                 axis.set_title(title, fontsize="medium")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import torch
-from torch import nn
 
+from benchmarks.espnet_models import Model
 from benchmarks.measuring import interleave
 from benchmarks.packed.models import SAMPLE_RATE, SIZES, Loaded, describe, load_all
 from benchmarks.packed.variants import (
@@ -26,16 +26,17 @@ STEPS = {
 WHOLE = "an utterance of {seconds:g} s through features and encoder"
 
 
-def transducer_step(model: nn.Module) -> Callable[[], Any]:
+def transducer_step(model: Model) -> Callable[[], Any]:
     """Return a call of one step of an LSTM transducer, its states going on."""
     from espnet2.asr.transducer.beam_search_transducer import Hypothesis
 
     from espnet_gq.espnet.chunks import RNNStream
 
-    encoder, decoder = RNNStream(model.encoder), model.decoder
+    encoder: Any = RNNStream(model.encoder)
+    decoder = model.decoder
     numbers = torch.Generator().manual_seed(0)
     feats = torch.randn(1, 4, model.frontend.output_size(), generator=numbers)
-    state = decoder.init_state(1)
+    state: Any = decoder.init_state(1)
 
     def step() -> Any:
         nonlocal state
@@ -47,7 +48,7 @@ def transducer_step(model: nn.Module) -> Callable[[], Any]:
     return step
 
 
-def block_chunk(model: nn.Module) -> Callable[[], Any]:
+def block_chunk(model: Model) -> Callable[[], Any]:
     """Return a call of one chunk of a streaming Conformer, its states going on."""
     from espnet_gq.espnet.chunks import BlockStream
 
@@ -59,7 +60,7 @@ def block_chunk(model: nn.Module) -> Callable[[], Any]:
     return lambda: encoder(feats, False)
 
 
-def whole_utterance(model: nn.Module, seconds: float) -> Callable[[], Any]:
+def whole_utterance(model: Model, seconds: float) -> Callable[[], Any]:
     """Return a call of the encoder on a whole utterance."""
     samples = int(seconds * SAMPLE_RATE)
     numbers = torch.Generator().manual_seed(0)

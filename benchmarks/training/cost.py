@@ -144,7 +144,7 @@ def run_workload(
     workload: Workload, variants: List[Variant], size: Size, args: argparse.Namespace
 ) -> List[Dict[str, Any]]:
     """Measure memory, then time, of every variant; one dict of figures for each."""
-    rows = []
+    rows: List[Dict[str, Any]] = []
     for variant in variants:
         row: Dict[str, Any] = dict(method=variant.method, bits=variant.bits)
         row["note"] = variant.missing()
@@ -310,7 +310,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     for method in (m for m in METHODS if m in args.variants and m != "float"):
         variants += [Variant(method, bits) for bits in args.bits]
     parameters = sum(p.numel() for p in build(variants[0], size, "cpu").parameters())
-    figures = dict(
+    figures: Dict[str, Any] = dict(
         benchmark="training_cost",
         command=command(),
         machine=machine(args.device),

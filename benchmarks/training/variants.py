@@ -1,7 +1,8 @@
 """One Conformer in every form whose training is compared.
 
-Each variant starts from the same float weights. The peers are optional; they quantize
-weights only, to signed integers on a uniform grid with the scale taken from max|w|.
+Each variant starts from the same float weights. The other libraries are optional; they
+quantize weights only, to signed integers on a uniform grid with the scale taken from
+max|w|.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class Variant:
 
     def missing(self) -> Optional[str]:
         """Return why the variant cannot run here, None where it can."""
-        if self.method in ("torchao", "brevitas") and installed(self.method) is None:
+        if self.method in LIBRARIES and installed(self.method) is None:
             return f"not installed: pip install {self.method}"
         return None
 
@@ -160,6 +161,10 @@ def _brevitas(model: nn.Module, bits: int) -> nn.Module:
     return model
 
 
+LIBRARIES = {"torchao": _torchao, "brevitas": _brevitas}
+"""Libraries that GQ is compared with, and what quantizes a model with them."""
+
+
 def import_packages(variant: Variant) -> None:
     """Import all that building the variant needs; what that prints goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
@@ -180,10 +185,8 @@ def build(variant: Variant, size: Size, device: str) -> nn.Module:
     model = _espnet_model(size, variant.bits if variant.method == "gq" else None)
     if variant.method == "gq":
         fit_quantizers(model)
-    elif variant.method == "torchao":
-        model = _torchao(model, variant.bits)
-    elif variant.method == "brevitas":
-        model = _brevitas(model, variant.bits)
+    elif variant.method in LIBRARIES and variant.bits is not None:
+        model = LIBRARIES[variant.method](model, variant.bits)
     return model.to(device).train()
 
 
@@ -202,7 +205,7 @@ def check_same_weights(reference: nn.Module, model: nn.Module) -> None:
 def quantized_size(model: nn.Module) -> Tuple[int, int]:
     """Return how many weight tensors are quantized, and how many weights they hold."""
     marks = ("weight_quantizer", "weight_fake_quantizer", "weight_quant")
-    weights = [
+    weights: List[Any] = [
         layer.weight
         for layer in model.modules()
         if any(hasattr(layer, mark) for mark in marks)

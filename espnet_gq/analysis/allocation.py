@@ -113,14 +113,15 @@ def allocate(
     for tensor in sensitivity.tensors:
         costs = monotone_costs(tensor, by)
         widths.append(list(costs))
-        sizes = [tensor.costs[b].bytes for b in costs]
+        cost = np.array(list(costs.values()), dtype=float)
+        size = np.array([tensor.costs[b].bytes for b in costs], dtype=float)
         if key == "max_loss":
-            table = list(zip(costs.values(), sizes))
+            columns = cost, size
         elif key == "max_size":
-            table = list(zip(sizes, costs.values()))
+            columns = size, cost
         else:
-            table = [(b * tensor.numel, cost) for b, cost in costs.items()]
-        tables.append(np.array(table, dtype=float))
+            columns = np.array(list(costs), dtype=float) * tensor.numel, cost
+        tables.append(np.stack(columns, axis=1))
     share = weights if key == "effective_bits" else 1.0
     fixed = rest if key == "max_size" else 0.0
     least = sum(table[:, 0].min() for table in tables)
@@ -229,7 +230,7 @@ def _solve(tables: Sequence[np.ndarray], budget: float) -> List[int]:
     for _ in range(_ATTEMPTS):
         costs = excess * _RESOLUTION / (relaxed or 1.0)
         found = np.split(choice(costs, limit, whole=True), np.cumsum(sizes)[:-1])
-        rows = [int(part.argmax()) for part in found]
+        rows = [int(np.argmax(part)) for part in found]
         over = float(_total(tables, rows)[0]) - budget
         if over <= _SLACK * abs(budget):
             return rows

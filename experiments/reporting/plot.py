@@ -18,7 +18,7 @@ COLORS = {
     "uniform_ptq": "#1f77b4",
 }
 FLOAT = (("float", "0.6", ":"), ("float_longer", "0.2", "--"))
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "grid",  # names of the parts of a file follow from its contents
     "svg.fonttype": "none",
     "font.size": 8,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import (
     Any,
     Dict,
-    Iterator,
     List,
     Mapping,
     NamedTuple,
@@ -161,16 +160,16 @@ class Results:
 
         What has no seed (nothing was trained) goes with every seed of the other.
         """
-        both = [self.system(baseline), self.system(key)]
-        if None in both:
+        first, second = self.system(baseline), self.system(key)
+        if first is None or second is None:
             return None
-        seeds = [set(system.seeds) - {None} for system in both]
+        seeds = [set(system.seeds) - {None} for system in (first, second)]
         common = seeds[0] & seeds[1] if all(seeds) else None
         if common is None:
-            return both[0], both[1]
+            return first, second
         if not common:
             return None
-        chosen = tuple(sorted(common))
+        chosen = tuple(sorted(common, key=str))
         return System(baseline, chosen), System(key, chosen)
 
     def of(self, system: System) -> List[Record]:
@@ -202,8 +201,8 @@ class Rates:
         counts = list(systems.values())
         sums = [np.sum(list(found.values()), axis=0) for found in counts]
         self.values = {n: float(100 * s[0] / s[1]) for n, s in zip(names, sums)}
-        samples = wer.resample(counts, SAMPLES, 0) if counts else []
-        self.samples = dict(zip(names, samples))
+        samples = wer.resample(counts, SAMPLES, 0) if counts else ()
+        self.samples: Dict[Any, np.ndarray] = dict(zip(names, samples))
 
     def interval(self, name: Any) -> wer.Interval:
         """Return the error rate of a system."""
@@ -214,12 +213,14 @@ class Rates:
         drawn = self.samples[name] - self.samples[baseline]
         sides = float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))
         value = self.values[name] - self.values[baseline]
-        return Difference(value, *_ends(drawn), min(1.0, 2 * min(sides)))
+        low, high = _ends(drawn)
+        return Difference(value, low, high, min(1.0, 2 * min(sides)))
 
 
-def _ends(drawn: np.ndarray) -> Iterator[float]:
+def _ends(drawn: np.ndarray) -> Tuple[float, float]:
     tail = 50 * (1 - LEVEL)
-    return map(float, np.percentile(drawn, [tail, 100 - tail]))
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 class Evidence:
@@ -232,7 +233,8 @@ class Evidence:
 
     def __init__(self, results: Results, pairs: Sequence[Tuple[Key, Key]]):
         self.results = results
-        self.systems = {key: results.system(key) for key in results.cells}
+        systems = {key: results.system(key) for key in results.cells}
+        self.systems = {key: s for key, s in systems.items() if s is not None}
         found = {pair: results.pair(*pair) for pair in dict.fromkeys(pairs)}
         self.pairs = {pair: both for pair, both in found.items() if both is not None}
         wanted = list(self.systems.values())

@@ -161,7 +161,7 @@ class Tables:
             for key in self.keys
             if key[:2] == place and len(self.results.cells.get(key, {})) > 1
         ]
-        seeds = sorted({s for key in chosen for s in self.results.cells[key]})
+        seeds = sorted({s or 0 for key in chosen for s in self.results.cells[key]})
         rows = []
         for key in chosen:
             rates = {s: _rate_of(r) for s, r in self.results.cells[key].items()}

@@ -113,7 +113,7 @@ def _gq_confs(place: Workplace, cell: Cell) -> Optional[GQConfs]:
     """Return the gq_conf of each part, with bit widths of its own where chosen."""
     gq_confs = place.grid.gq_confs(cell)
     effective_bits = place.grid.ablation(cell).get("effective_bits")
-    if effective_bits is None:
+    if effective_bits is None or gq_confs is None:
         return gq_confs
     chosen = allocation(place, cell.architecture, cell.start, effective_bits)
     return {part: {**gq_confs[part], **chosen.get(part, {})} for part in gq_confs}

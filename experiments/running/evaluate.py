@@ -19,6 +19,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.tasks.asr import ASRTask
 
 import espnet_gq.espnet  # noqa: F401
+from benchmarks.espnet_models import Model
 from benchmarks.report import machine
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
@@ -77,7 +78,7 @@ def decoder(model: Speech2Text, decoding: str) -> Decoder:
 
 
 @torch.no_grad()
-def recalibrate(model: torch.nn.Module, data: Path) -> None:
+def recalibrate(model: Model, data: Path) -> None:
     """Compute the batch-norm statistics again, over every second training batch.
 
     Args:
@@ -95,7 +96,7 @@ def recalibrate(model: torch.nn.Module, data: Path) -> None:
 
 
 @torch.no_grad()
-def _best_path(model: torch.nn.Module, samples: np.ndarray) -> List[str]:
+def _best_path(model: Model, samples: np.ndarray) -> List[str]:
     """Return the words of the best CTC path: repetitions and blanks taken out."""
     speech = torch.from_numpy(samples)[None]
     encoded, _ = model.encode(speech, torch.tensor([speech.shape[1]]))
@@ -146,7 +147,7 @@ def score(decode: Decoder, data: Path, target: Path) -> Dict[str, Any]:
 # --- the quantized model --------------------------------------------------------------
 
 
-def build(config: Path, checkpoint: Path) -> torch.nn.Module:
+def build(config: Path, checkpoint: Path) -> Model:
     """Return the model as it was trained, not hardened; quantizers are fitted.
 
     Raises:
@@ -166,7 +167,7 @@ def build(config: Path, checkpoint: Path) -> torch.nn.Module:
 
 
 def batches(
-    model: torch.nn.Module, data: Path
+    model: Model, data: Path
 ) -> Iterator[Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield speech, its lengths, words, their lengths, the longest utterances first."""
     audio, text = read_audio(data), read_table(data / "text")
@@ -188,7 +189,7 @@ def batches(
 
 
 @torch.no_grad()
-def dev_loss(model: torch.nn.Module, data: Path, trained: bool) -> float:
+def dev_loss(model: Model, data: Path, trained: bool) -> float:
     """Return the mean loss of the development set.
 
     Args:
@@ -209,7 +210,7 @@ def dev_loss(model: torch.nn.Module, data: Path, trained: bool) -> float:
     return total / count
 
 
-def gap(model: torch.nn.Module, data: Path) -> Dict[str, float]:
+def gap(model: Model, data: Path) -> Dict[str, float]:
     """Return how far the forward pass of training is from that of the hard weights."""
     hard, soft = (dev_loss(model, data, trained) for trained in (False, True))
     return dict(
@@ -294,9 +295,10 @@ def main(cmd: Optional[List[str]] = None) -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--recalibrate", action="store_true")
     args = parser.parse_args(cmd)
-    names = ("config", "checkpoint", "decoding", "data", "test_sets", "folder")
-    given = (getattr(args, name) for name in names)
-    found = measure(*given, recalibrated=args.recalibrate)
+    found = measure(
+        *(args.config, args.checkpoint, args.decoding, args.data),
+        *(args.test_sets, args.folder, args.recalibrate),
+    )
     write_json(args.folder / "figures.json", found)
 
 

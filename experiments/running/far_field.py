@@ -15,7 +15,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import soundfile
@@ -27,15 +27,16 @@ MARGIN = 0.5  # metres between the walls and the talker or the microphone
 MICROPHONE_HEIGHT = (0.7, 1.2)
 TALKER_HEIGHT = (1.2, 1.8)
 RMS = 0.05  # level at the microphone, about -26 dBFS
+Point = Tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Scene:
     """A talker and a microphone in a room; lengths in metres, RT60 in seconds."""
 
-    room: Tuple[float, float, float]
-    talker: Tuple[float, float, float]
-    microphone: Tuple[float, float, float]
+    room: Point
+    talker: Point
+    microphone: Point
     rt60: float
 
     @property
@@ -64,8 +65,14 @@ def draw_scene(
         talker[2] = height
         seconds = rng.uniform(*rt60)
         if np.all(talker[:2] > MARGIN) and np.all(talker[:2] < room[:2] - MARGIN):
-            corners = (tuple(map(float, v)) for v in (room, talker, microphone))
-            return Scene(*corners, float(seconds))
+            return Scene(
+                _point(room), _point(talker), _point(microphone), float(seconds)
+            )
+
+
+def _point(values: np.ndarray) -> Point:
+    x, y, z = map(float, values)
+    return x, y, z
 
 
 def impulse_response(scene: Scene, fs: int) -> np.ndarray:
@@ -150,7 +157,7 @@ def make(args: argparse.Namespace) -> int:
     envelope = np.sqrt(np.mean(spectra, axis=0))
     wav_dir = args.target.parent / "local/audio" / args.target.name
     wav_dir.mkdir(parents=True, exist_ok=True)
-    tables = {"wav.scp": {}, "utt2room": {}}
+    tables: Dict[str, Dict[str, str]] = {"wav.scp": {}, "utt2room": {}}
     for number, (utt, speech) in enumerate(audio.items()):
         rng = np.random.default_rng([args.seed, number])
         scene = draw_scene(rng, tuple(args.distance), tuple(args.rt60))

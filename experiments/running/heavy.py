@@ -28,6 +28,7 @@ from typing import Dict, Iterator, List, Mapping, Tuple
 import numpy as np
 import torch
 
+from benchmarks.espnet_models import Model
 from espnet_gq.files import write_json
 from espnet_gq.packing import load_state_dict, save
 from experiments.running.evaluate import build, read_audio
@@ -182,7 +183,7 @@ def kurtosis(state: Mapping[str, torch.Tensor]) -> float:
 
 
 @torch.no_grad()
-def outputs(model: torch.nn.Module, speech: torch.Tensor) -> List[torch.Tensor]:
+def outputs(model: Model, speech: torch.Tensor) -> List[torch.Tensor]:
     """Return the log probabilities of an utterance (samples,): CTC and transducer."""
     lengths = torch.tensor([len(speech)])
     encoded, _ = model.encode(speech[None], lengths)
@@ -197,7 +198,7 @@ def outputs(model: torch.nn.Module, speech: torch.Tensor) -> List[torch.Tensor]:
 
 
 def largest_difference(
-    model: torch.nn.Module, states: Tuple[State, State], speech: List[np.ndarray]
+    model: Model, states: Tuple[State, State], speech: List[np.ndarray]
 ) -> float:
     """Return the largest difference between the log probabilities of two states."""
     results = []

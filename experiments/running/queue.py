@@ -38,9 +38,10 @@ class Progress:
             kind = cell.architecture, self.place.grid.trains(cell)
             self.seconds.setdefault(kind, []).append(seconds)
         expected = [self._expected(other) for other in self.left]
+        known = [seconds for seconds in expected if seconds is not None]
         rest = "unknown time"
-        if None not in expected:
-            minutes = round(sum(expected) / self.place.jobs / 60)
+        if len(known) == len(expected):
+            minutes = round(sum(known) / self.place.jobs / 60)
             rest = f"{minutes // 60} h {minutes % 60:02d} min"
         number = self.total - len(self.left)
         print(f"[{number}/{self.total}] {cell.name}: {words}; {rest} left", flush=True)

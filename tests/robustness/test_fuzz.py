@@ -54,6 +54,6 @@ def test_what_it_calls_a_crash(monkeypatch):
 
     monkeypatch.setitem(fuzz.KINDS, "bad", (bad, (ValueError,)))
     found = list(fuzz.run("bad", 0, 0, 12))
-    assert [outcome.index for outcome in found] == list(range(12))
+    assert [outcome.number for outcome in found] == list(range(12))
     assert {outcome.verdict for outcome in found} == {"crash", "unclear"}
     assert any("process ended" in outcome.words for outcome in found)

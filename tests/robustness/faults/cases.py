@@ -58,8 +58,12 @@ OTHERS = {
     "decoder_conf__gq_conf": {"bits": 2, "method": "dkm", **STEPS},
     "model_conf__gq_conf": {"bits": 4, "method": "lloyd_max", **STEPS},
 }
-
-
+CONFIGS: Dict[str, Dict[str, Any]] = {
+    "gq": QUANTIZED,
+    "float": FLOAT,
+    "methods": OTHERS,
+    "plots": {**QUANTIZED, "use_matplotlib": True, "max_epoch": 1},
+}
 RECIPE = ROOT / "egs2" / "fsdd_gq" / "asr1"
 STUB = """#!/usr/bin/env bash
 set -eu
@@ -86,12 +90,7 @@ class Commands:
         self.task = Task(work / "task", train=8, valid=2)
         self.configs = {
             name: self.task.config(f"{name}.yaml", **{**SMALL, **changes})
-            for name, changes in {
-                "gq": QUANTIZED,
-                "float": FLOAT,
-                "methods": OTHERS,
-                "plots": {**QUANTIZED, "use_matplotlib": True, "max_epoch": 1},
-            }.items()
+            for name, changes in CONFIGS.items()
         }
 
     def _finished(self, config: str) -> Path:

@@ -80,7 +80,7 @@ class Injector:
     def changes(self) -> List[Tuple[str, str]]:
         """Return (kind, path) of what was watched."""
         lines = self.trace.read_text().splitlines()
-        return [tuple(line.split(" ", 1)) for line in lines]
+        return [(kind, path) for kind, path in (line.split(" ", 1) for line in lines)]
 
 
 def compiled(folder: Path) -> Path:

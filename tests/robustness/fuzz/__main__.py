@@ -50,7 +50,7 @@ VERDICTS = ("accepted", "refused", "unclear", "crash")
 class Outcome(NamedTuple):
     """What became of an input."""
 
-    index: int
+    number: int
     verdict: str
     words: str
 
@@ -64,7 +64,7 @@ def _alarm(*_) -> None:
 
 
 def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
-    """Return the verdict on what an input raised; its index is filled in later."""
+    """Return the verdict on what an input raised; its number is filled in later."""
     words = str(error)
     if not isinstance(error, KINDS[kind][1]):
         trace = "".join(traceback.format_exception(error))[-1500:]
@@ -77,7 +77,7 @@ def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
 
 
 def verdict(kind: str, rng: random.Random, folder: Path) -> Outcome:
-    """Feed what a generator draws, in an empty folder; the index is filled in later."""
+    """Feed what a generator draws, in an empty folder; its number follows later."""
     quiet = io.StringIO()
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
@@ -97,7 +97,7 @@ def feed(kind: str, seed: int, index: int) -> Outcome:
             outcome = verdict(kind, rng, Path(name))
         finally:
             signal.alarm(0)
-    return outcome._replace(index=index)
+    return outcome._replace(number=index)
 
 
 def _limit_memory() -> None:
@@ -132,7 +132,7 @@ def batch(kind: str, seed: int, indices: Sequence[int]) -> Iterator[Outcome]:
                     outcome = pickle.load(pipe)
                 except EOFError:
                     break
-                left.remove(outcome.index)
+                left.remove(outcome.number)
                 yield outcome
         status = os.waitpid(child, 0)[1]
         if left:
@@ -172,7 +172,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
             counts[kind][outcome.verdict] += 1
             if outcome.verdict in ("unclear", "crash"):
                 bad.append(dict(outcome._asdict(), kind=kind))
-                print(f"{kind} {outcome.index}: {outcome.verdict}: {outcome.words}")
+                print(f"{kind} {outcome.number}: {outcome.verdict}: {outcome.words}")
         print(f"{kind}: {counts[kind]}", file=sys.stderr, flush=True)
     rows = [
         [kind, str(sum(found.values())), *map(str, found.values())]

@@ -36,7 +36,7 @@ class Refused(Exception):
     """A refusal that is returned, not raised."""
 
 
-def model() -> torch.nn.Module:
+def model() -> torch.nn.ModuleDict:
     """Return a model with a layer of most kinds."""
     torch.manual_seed(0)
     return torch.nn.ModuleDict(
@@ -340,16 +340,12 @@ def _packed_file(folder: Path) -> bytes:
 def _load(path: Path) -> None:
     load_state_dict(path)
     with skeleton():
-        built = quantized_model_without_memory()
+        built = model()
+        prepare(built, {"bits": 5, "rules": CONF["rules"]})
     load_packed(built, path)
     with torch.no_grad():
         built["out"](torch.ones(2, 5))
         built["rnn"](torch.ones(3, 1, 6))
-
-
-def quantized_model_without_memory() -> torch.nn.Module:
-    """Return the float model that a packed file is loaded into."""
-    return prepare(model(), {"bits": 5, "rules": CONF["rules"]})
 
 
 def _sensitivity(path: Path) -> Dict[str, Any]:
@@ -362,7 +358,15 @@ def _sensitivity(path: Path) -> Dict[str, Any]:
         )
         for name in ("a", "b", "c")
     ]
-    given = dict(task="asr", model="0" * 64, data={}, bits=widths, base_loss=1.0)
-    rest = dict(utterances=3, unquantized={"numel": 4, "bytes": 40}, unmeasured=0)
-    Sensitivity(**given, **rest, tensors=tensors).write(path)
+    Sensitivity(
+        task="asr",
+        model="0" * 64,
+        data={},
+        bits=widths,
+        base_loss=1.0,
+        utterances=3,
+        unquantized={"numel": 4, "bytes": 40},
+        unmeasured=0,
+        tensors=tensors,
+    ).write(path)
     return json.loads(path.read_text())
