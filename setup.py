@@ -7,8 +7,8 @@ from setuptools import Extension, setup
 KERNELS = Path("espnet_gq/runtime/csrc")
 TEAM = "espnet_gq/quantizer/_team.h"
 
-# Plain libraries (no Python or torch headers): where they cannot be built, plain PyTorch
-# gives the same results.
+# Plain libraries (no Python or torch headers): where they cannot be built, plain
+# PyTorch gives the same results.
 setup(
     ext_modules=[
         Extension(

@@ -6,6 +6,25 @@ import sys
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 
+def new_parser(
+    description: str, show_defaults: bool = False
+) -> argparse.ArgumentParser:
+    """Return the parser of a module that is run with `python -m`.
+
+    Args:
+        description: Its docstring.
+        show_defaults: Name the defaults in the help, and fold the description.
+    """
+    form: Any = argparse.RawDescriptionHelpFormatter
+    if show_defaults:
+        form = argparse.ArgumentDefaultsHelpFormatter
+    return argparse.ArgumentParser(
+        prog=shlex.join(["python", *program()]),
+        description=description,
+        formatter_class=form,
+    )
+
+
 def listed(kind: Callable[[str], Any]) -> Callable[[str], List[Any]]:
     """Return a type of option: values of a kind, separated by commas."""
     return lambda text: [kind(part) for part in text.split(",")]

@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from benchmarks.options import new_parser
 from experiments.cells import DECLARATION, Grid, GridError
 from experiments.reporting import document
 from experiments.reporting.document import Report
@@ -33,9 +34,7 @@ RESULTS = Path(__file__).with_name("results")
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--grid", type=Path, default=DECLARATION, help="the declaration, a YAML file"
     )
@@ -48,13 +47,6 @@ def get_parser() -> argparse.ArgumentParser:
     reporting.add_argument("--output", type=Path, required=True, help="RESULTS.md")
     reporting.add_argument("--plots", type=Path, help="folder of the plots")
     printing = commands.add_parser("tables", help="print every table of the results")
-    printing.add_argument(
-        "--places",
-        nargs="+",
-        default=["*"],
-        metavar="PATTERN",
-        help='architecture and start, such as "conformer-trained"; default: all',
-    )
     checking = commands.add_parser(
         "check", help="run a cell again, and compare it with its stored result"
     )
@@ -63,13 +55,15 @@ def get_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--results", type=Path, default=RESULTS, help="folder of stored results"
         )
-    for command in (listing, running):
+    cells = 'names of cells, such as "conformer-trained-gq-*"; default: all'
+    places = 'architecture and start, such as "conformer-*"; default: all'
+    for command, option, what in (
+        (listing, "--cells", cells),
+        (running, "--cells", cells),
+        (printing, "--places", places),
+    ):
         command.add_argument(
-            "--cells",
-            nargs="+",
-            default=["*"],
-            metavar="PATTERN",
-            help='names of cells, such as "conformer-trained-gq-*"',
+            option, nargs="+", default=["*"], metavar="PATTERN", help=what
         )
     for command in (running, checking):
         command.add_argument(

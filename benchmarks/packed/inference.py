@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
+from benchmarks import options
 from benchmarks.measuring import MIB
-from benchmarks.options import add_bits, check_known, command, listed, parse_quick
 from benchmarks.packed import kernels, latency, memory, plot, steps
 from benchmarks.packed.models import SIZES, describe, import_packages, quiet
 from benchmarks.packed.speech import DATA, Utterance, utterances
@@ -47,7 +47,7 @@ class Run:
     def start(self, part: str) -> Dict[str, Any]:
         """Return the part's dict in the figures, with what they depend on."""
         found = dict(
-            command=command(*FILES),
+            command=options.command(*FILES),
             machine=describe_machine(),
             conditions={
                 k: v for k, v in vars(self.args).items() if f"--{k}" not in FILES
@@ -90,15 +90,15 @@ class Run:
     def models(self) -> None:
         """Time steps and utterances."""
         args = self.args
+        seconds = 1.0 if args.quick else steps.UTTERANCE_SECONDS
+        rounds = args.rounds, args.utterance_rounds
         self._sizes(
             "models",
             args.sizes,
             lambda name: steps.measure(
-                *(name, self.compared, self.cache, args.rounds),
-                *(args.utterance_rounds, 1.0 if args.quick else 10.0),
+                name, self.compared, self.cache, *rounds, seconds
             ),
             steps.lines,
-            lambda name, found: [],
         )
 
     def latency(self) -> None:
@@ -140,7 +140,7 @@ class Run:
         names: List[str],
         measure: Callable[[str], Dict[str, Any]],
         lines: Callable[[Dict[str, Any]], List[str]],
-        aims: Callable[[str, Dict[str, Any]], List[Aim]],
+        aims: Callable[[str, Dict[str, Any]], List[Aim]] = lambda name, found: [],
         left_out: Sequence[str] = (),
     ) -> None:
         """Measure, print and write a part, one size after another."""
@@ -205,11 +205,7 @@ def print_machine() -> None:
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     """Return the command line; `quick` changes the defaults."""
-    parser = argparse.ArgumentParser(
-        description="Time, latency and memory of packed CPU inference beside float32 "
-        "and PyTorch's dynamic int8.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.new_parser(__doc__, show_defaults=True)
     add = parser.add_argument
     usual = [name for name in SIZES if not name.startswith("tiny")]
     for name, allowed, default, of in (
@@ -219,18 +215,18 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     ):
         add(
             f"--{name}",
-            type=listed(str),
+            type=options.listed(str),
             default=",".join(default),
             help=f"of {of}: which of {', '.join(allowed)}",
         )
     widths = "8,5" if quick else "8,6,5,4,2,1"
-    add_bits(parser, widths, "bit widths of the packed variants")
+    options.add_bits(parser, widths, "bit widths of the packed variants")
     rounds, whole, runs = (2, 1, 1) if quick else (20, 7, 2)
     threads = 1 if quick else torch.get_num_threads()
     add("--threads", type=int, default=threads, help="of torch and of the kernels")
     add("--rounds", type=int, default=rounds, help="of products and steps")
     add("--utterance-rounds", type=int, default=whole, help="of whole utterances")
-    add("--memory-runs", type=int, default=runs, help="processes a variant")
+    add("--memory-runs", type=int, default=runs, help="processes per variant")
     add("--data", type=Path, default=DATA, help="folder that has LibriSpeech/")
     add(
         "--utterances",
@@ -249,9 +245,9 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read and check the command line."""
     counts = ("rounds", "utterance_rounds", "memory_runs", "threads", "chunk_ms")
-    parser, args = parse_quick(get_parser, argv, counts)
+    parser, args = options.parse_quick(get_parser, argv, counts)
     for name, allowed in (("parts", PARTS), ("sizes", SIZES), ("modes", MODES)):
-        check_known(parser, f"--{name}", getattr(args, name), list(allowed))
+        options.check_known(parser, f"--{name}", getattr(args, name), list(allowed))
     if args.utterances < 0:
         parser.error("--utterances; allowed: 0 (all) or more")
     if "memory" in args.parts and not Path("/proc/self/status").exists():

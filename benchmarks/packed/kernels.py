@@ -25,7 +25,7 @@ from espnet_gq.runtime.library import library
 from espnet_gq.runtime.planes import planes_size
 
 CYCLED_BYTES = 160_000_000
-"""At least this many bytes of weights at 1 byte each are gone through in turn."""
+"""At least this many bytes of weights at 1 byte each take turns."""
 READ_BYTES = 256 * MIB
 READING = Variant("reading")
 """What reads memory in the same rounds."""
@@ -135,7 +135,7 @@ def weight_bytes(variant: Variant, case: Case) -> int:
 
 
 class Timed:
-    """Products with the copies of a weight in turn; a call returns seconds a product.
+    """Products with the copies of a weight in turn; a call returns seconds per product.
 
     Args:
         made: The layers.
@@ -161,7 +161,7 @@ class Timed:
 
 
 def reader(threads: int, size: int) -> Callable[[], float]:
-    """Return a call that reads a buffer once and returns the bytes a second."""
+    """Return a call that reads a buffer once and returns the bytes per second."""
     buffer, kernels = torch.ones(size, dtype=torch.uint8), library()
     if kernels is None:
         raise RuntimeError("the packed kernels were not built")

@@ -26,7 +26,7 @@ from espnet_gq.runtime import set_mode
 
 SAMPLE_RATE = 16000
 EMIT_EVERY = 8
-"""Frames of the encoder a label: 3.1 labels a second at 40 ms a frame, about what 5,000
+"""Encoder frames per label: 3.1 labels per second at 40 ms per frame, about what 5,000
 word pieces give for read English speech."""
 _KEYS = (
     *("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf"),

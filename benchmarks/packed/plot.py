@@ -6,7 +6,6 @@
 draws what `benchmarks.packed.inference` wrote.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from benchmarks import ROOT
 from benchmarks.measuring import MIB
-from benchmarks.options import check_known, listed
+from benchmarks.options import check_known, listed, new_parser
 
 FIGURES = ROOT / "benchmarks/results/packed_inference.json"
 COLORS = {"int8": "tab:blue", "exact": "tab:orange"}
@@ -124,9 +123,7 @@ def _sizes(parts: Mapping[str, Any]) -> List[str]:
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Draw the figures of a file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--figures", type=Path, default=FIGURES, help="JSON to read")
     parser.add_argument("--sizes", type=listed(str), help="of the recognisers, these")
     parser.add_argument("--output", type=Path, required=True, help="image to write")

@@ -56,7 +56,7 @@ def utterances(data: Path, most: int) -> Tuple[List[Utterance], str]:
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32")
         if rate != SAMPLE_RATE:
-            raise ValueError(f"{path} has {rate} samples a second; allowed: 16000")
+            raise ValueError(f"{path} has {rate} samples per second; allowed: 16000")
         found.append(Utterance(path.stem, samples))
     seconds = sum(u.seconds for u in found)
     parts = ", ".join(PARTS)

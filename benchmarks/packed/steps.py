@@ -93,7 +93,7 @@ def measure(
     size = SIZES[name]
     found, _ = describe(name, cache)
     loaded = load_all(name, compared, cache)
-    # what, rounds, calls a round, how to make the call
+    # what, rounds, calls per round, how to make the call
     work: List[Any] = []
     if size.kind == "rnnt":
         work.append((STEPS["rnnt"], rounds, 3, transducer_step))

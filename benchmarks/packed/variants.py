@@ -27,7 +27,7 @@ class Variant:
 
     @property
     def stored_bits(self) -> int:
-        """Bits a weight of a Linear layer takes in memory."""
+        """Bits per weight of a Linear layer in memory."""
         return self.bits or (32 if self.method == "float32" else 8)
 
     @property

@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
+from benchmarks import options
 from benchmarks.measuring import MIB, in_new_process, in_turn, resident, spread
-from benchmarks.options import add_bits, check_known, command, listed, parse_quick
 from benchmarks.report import machine, machine_lines, progress, spread_cell
 from benchmarks.training.profile import profile, profile_rows
 from benchmarks.training.step import PHASES, Trainee, Workload
@@ -218,7 +218,7 @@ def _phase_table(rows: List[Dict[str, Any]]) -> str:
         for row in rows
         if not row["note"]
     ]
-    return markdown(["ms a step (median)", *PHASES], cells)
+    return markdown(["ms per step (median)", *PHASES], cells)
 
 
 def _note_lines(rows: List[Dict[str, Any]]) -> List[str]:
@@ -257,30 +257,28 @@ def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     """Return the command line; `quick` changes the defaults."""
-    parser = argparse.ArgumentParser(
-        description="Step time and peak memory of quantization-aware training over "
-        "float training of a Conformer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = options.new_parser(__doc__, show_defaults=True)
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add(
         "--workloads",
-        type=listed(Workload.parse),
+        type=options.listed(Workload.parse),
         default="2x2" if quick else "8x10,4x8",
         help="utterances x seconds of a batch",
     )
     add(
         "--variants",
-        type=listed(str),
+        type=options.listed(str),
         default="float,gq" if quick else ",".join(METHODS),
         help=f"which of {', '.join(METHODS)}; float always runs",
     )
-    add_bits(parser, "5" if quick else "5,8", "bit widths of the quantized variants")
+    options.add_bits(
+        parser, "5" if quick else "5,8", "bit widths of the quantized variants"
+    )
     rounds, runs, threads = (2, 1, 1) if quick else (10, 3, torch.get_num_threads())
     add("--rounds", type=int, default=rounds, help="timed steps of each variant")
     add("--warmup", type=int, default=1, help="steps before them")
-    add("--memory-runs", type=int, default=runs, help="processes a variant; 0: none")
+    add("--memory-runs", type=int, default=runs, help="processes per variant; 0: none")
     add("--memory-steps", type=int, default=4, help="steps in each of them")
     add("--threads", type=int, default=threads, help="of torch")
     add("--profile", action="store_true", help="print where GQ's time goes")
@@ -292,8 +290,8 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
 def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Read and check the command line."""
     least_one = ("rounds", "memory_steps", "threads")
-    parser, args = parse_quick(get_parser, argv, least_one)
-    check_known(parser, "--variants", args.variants, METHODS)
+    parser, args = options.parse_quick(get_parser, argv, least_one)
+    options.check_known(parser, "--variants", args.variants, METHODS)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
     return args
@@ -312,7 +310,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parameters = sum(p.numel() for p in build(variants[0], size, "cpu").parameters())
     figures: Dict[str, Any] = dict(
         benchmark="training_cost",
-        command=command(),
+        command=options.command(),
         machine=machine(args.device),
         model=dict(asdict(size), parameters=parameters),
         conditions={k: v for k, v in vars(args).items() if k not in ("json",)},

@@ -91,7 +91,7 @@ def profile_rows(
     parts: Dict[str, Dict[str, float]], weights: int
 ) -> Tuple[List[str], List[List[str]]]:
     """Return header and rows of a table; `weights` are quantized in a step."""
-    header = ["part", "calls a step", "ms a step", "ns a weight", "us a call (median)"]
+    header = ["part", "calls/step", "ms/step", "ns/weight", "us/call (median)"]
     rows = [
         [
             part,

@@ -19,7 +19,7 @@ PHASES = ("forward", "backward", "clip", "optimizer")
 
 @dataclass(frozen=True)
 class Workload:
-    """Utterances a batch and seconds an utterance."""
+    """Utterances per batch and seconds per utterance."""
 
     utterances: int
     seconds: float

@@ -153,7 +153,7 @@ def _brevitas_layer(layer: nn.Module, bits: int) -> nn.Module:
 
 
 def _brevitas(model: nn.Module, bits: int) -> nn.Module:
-    """Quantize the layers that GQ quantizes, one scale a tensor."""
+    """Quantize the layers that GQ quantizes, one scale per tensor."""
     classes = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
     for name, layer in _layers(model, classes):
         parent, _, child = name.rpartition(".")

@@ -99,7 +99,7 @@ class Report:
             words = "; ".join(_distinct(map(_recipe, mine)))
             lines.append(
                 f"- {architecture}: {words}; {' or '.join(steps) or 'no'} optimizer "
-                "steps a cell."
+                "steps per cell."
             )
         where = [_described(records, n)[0] for n in ("Machines", "Versions", "Dates")]
         return [*lines, f"- {'; '.join(where)}."]

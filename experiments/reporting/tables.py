@@ -307,7 +307,7 @@ def weight_gap(record: Record) -> Optional[float]:
 
 
 def step_time(record: Record) -> Optional[float]:
-    """Return seconds a step, the median over epochs."""
+    """Return seconds per step, the median over epochs."""
     training = record["training"]
     return None if training is None else training["seconds_a_step"]
 

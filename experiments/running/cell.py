@@ -158,7 +158,7 @@ def _declared(
 
 
 def _training_figures(folder: Path) -> Dict[str, Any]:
-    """Return the optimizer steps of a training and seconds a step (median)."""
+    """Return the optimizer steps of a training and seconds per step (median)."""
     text = "\n".join(
         log.read_text(encoding="utf-8", errors="replace")
         for log in sorted(folder.glob("train*.log"))

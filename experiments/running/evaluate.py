@@ -20,6 +20,7 @@ from espnet2.tasks.asr import ASRTask
 
 import espnet_gq.espnet  # noqa: F401
 from benchmarks.espnet_models import Model
+from benchmarks.options import new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
@@ -286,7 +287,7 @@ def measure(
 
 def main(cmd: Optional[List[str]] = None) -> None:
     """Measure and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--decoding", required=True)

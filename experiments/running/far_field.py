@@ -20,6 +20,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import numpy as np
 import soundfile
 
+from benchmarks.options import new_parser
 from espnet_gq.espnet.datadir import read_table, write_spk2utt, write_table
 
 LENGTH, WIDTH, HEIGHT = (4.0, 7.0), (3.5, 6.0), (2.5, 3.2)  # of a room, metres
@@ -117,9 +118,7 @@ def at_microphone(
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("source", type=Path, help="data directory of clean speech")
     parser.add_argument("target", type=Path, help="data directory to write")
     parser.add_argument("--seed", type=int, default=0, help="default 0")

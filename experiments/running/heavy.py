@@ -18,7 +18,6 @@ prediction network's input matrix; the encoder's last projection and what reads 
 (joint network, CTC). Its recurrent matrices have no such pair and stay as they are.
 """
 
-import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.espnet_models import Model
+from benchmarks.options import new_parser
 from espnet_gq.files import write_json
 from espnet_gq.packing import load_state_dict, save
 from experiments.running.evaluate import build, read_audio
@@ -211,7 +211,7 @@ def largest_difference(
 
 def main() -> None:
     """Write the heavy-tailed model and what was measured on it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="of the float model")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--octaves", type=float, required=True)

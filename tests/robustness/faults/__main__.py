@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from benchmarks.options import command
+from benchmarks.options import command, new_parser
 from tests.robustness.faults.runner import (
     FAULTS,
     Case,
@@ -41,9 +41,7 @@ from tests.robustness.faults.runner import (
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--cases", help="names, separated by commas; default: all")
     parser.add_argument("--faults", default=",".join(FAULTS), help="of these")
     parser.add_argument(

@@ -33,7 +33,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 
-from benchmarks.options import command
+from benchmarks.options import command, new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
@@ -147,9 +147,7 @@ def run(kind: str, seed: int, first: int, inputs: int) -> Iterator[Outcome]:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--inputs", type=int, default=200, help="of each kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
