@@ -38,10 +38,10 @@ test: venv
 
 lint: venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group lint
-	$(BIN)/black --check -q $(CHECKED)
-	$(BIN)/isort --check -q $(CHECKED)
-	$(BIN)/flake8 $(CHECKED)
-	$(BIN)/mypy
+	$(BIN)/python -m black --check -q $(CHECKED)
+	$(BIN)/python -m isort --check -q $(CHECKED)
+	$(BIN)/python -m flake8 $(CHECKED)
+	$(BIN)/python -m mypy
 	$(BIN)/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh') .ci/run
 
 clean:
