@@ -10,12 +10,17 @@ import importlib.util
 import logging
 import math
 import sys
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from espnet_gq.espnet.saved_tensor import unobserved
+from espnet_gq.espnet.transducer_lattice import arcs, log_alphas, nodes
+
+CHUNK = 2**22
+"""Logits that are normalised at a time: 16 MiB in float32, which fit a GPU's cache."""
 MODULE = "warprnnt_pytorch"
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -73,6 +78,21 @@ def rnnt_loss(
     Half precision is computed in float32, the sum over alignments in float64. FastEmit
     leaves the value as it is and multiplies the gradient that flows through the label
     emissions by 1 + fastemit_lambda.
+
+    Memory beyond the logits, which the caller holds, at most
+
+        G + 12 max(C, (U + 1) V) + 96 B (T + U + 1) (U + 1) bytes,
+
+    C being CHUNK and G the gradient: nothing where it can take the logits' place, that
+    is in a backward pass that keeps no graph, when nothing else can read them any more
+    (`saved_tensor.unobserved`); otherwise as much as the logits, which a joint network
+    of 16 x 400 x 81 x 5,000 makes 10 GB in float32. Logits in half precision take half
+    of it, and AMP makes them so.
+
+    torchaudio's `rnnt_loss` is not used: it sums over alignments in float32 (at T 400
+    and U 80 its gradient errs by some 4e-4 of the largest, at T 1500 and U 150 by 4e-3
+    and more), holds logits and gradient together, knows no FastEmit and no 2^31 logits,
+    and on CUDA computes nothing for utterances of one frame or without labels.
 
     Args:
         acts: Logits, not normalised (B, T, U + 1, V). They may be longer than the
@@ -162,12 +182,10 @@ def _check_inputs(
 
 
 class _Losses(torch.autograd.Function):
-    """Loss of each utterance by the forward-backward algorithm, one diagonal at a time.
+    """Loss of each utterance by the forward-backward algorithm.
 
-    The nodes of a lattice are (t, u): t frames read, u labels emitted. Those with equal
-    t + u, a diagonal, do not depend on each other. Everything that has the size of the
-    lattice is float64 and stored by diagonals, (T + U, B, U + 1); only logits and their
-    gradient have the vocabulary's dimension.
+    Only logits and their gradient have the vocabulary's dimension; the lattices are
+    those of `transducer_lattice`.
     """
 
     @staticmethod
@@ -178,15 +196,16 @@ class _Losses(torch.autograd.Function):
         emits = torch.full_like(blanks, -math.inf)
         norms = acts.new_zeros((batch, longest, width), dtype=_precision(acts))
         for b, (t, u) in enumerate(zip(frames, counts)):
-            logits = _logits(acts, b, t, u)
-            norm = logits.logsumexp(-1)
-            norms[b, :t, : u + 1] = norm
-            _nodes(blanks, b, t, u + 1).copy_(logits[..., blank] - norm)
-            emit = logits[:, :u].gather(-1, _index(labels, b, t, u)).squeeze(-1)
-            _nodes(emits, b, t, u).copy_(emit - norm[:, :u])
+            for part in _parts(acts, t, u):
+                logits = acts[b, part, : u + 1].to(norms.dtype)
+                norm = torch.logsumexp(logits, -1, out=norms[b, part, : u + 1])
+                nodes(blanks, b, t, u + 1)[part] = logits[..., blank] - norm
+                index = _index(labels, b, len(logits), u)
+                emit = logits[:, :u].gather(-1, index).squeeze(-1)
+                nodes(emits, b, t, u)[part] = emit - norm[:, :u]
             # An utterance that has ended waits for the last diagonal.
             blanks[t + u :, b, u] = 0
-        alphas = _forward(blanks, emits)
+        alphas = log_alphas(blanks, emits)
         scores = alphas[-1, range(batch), counts]
         ctx.save_for_backward(acts, labels, blanks, emits, norms, alphas, scores)
         ctx.options = frames, counts, blank, fastemit_lambda
@@ -197,24 +216,28 @@ class _Losses(torch.autograd.Function):
     def backward(ctx, weights):
         acts, labels, blanks, emits, norms, alphas, scores = ctx.saved_tensors
         frames, counts, blank, fastemit_lambda = ctx.options
-        betas = _backward(blanks, emits, counts)
-        # Probability, given the labels, of each arc of the lattices, times the weight.
+        grads = acts.detach() if unobserved(acts) else torch.empty_like(acts)
+        stays, moves = arcs(blanks, emits, alphas, scores, counts)
         weights = weights.double()[:, None]
-        starts = alphas[:-1] - scores[:, None]
-        stays = weights * (starts + blanks + betas[1:]).exp()
-        moves = torch.zeros_like(stays)
-        moves[..., :-1] = (starts + emits)[..., :-1].add(betas[1:, :, 1:]).exp()
+        stays *= weights
         moves *= weights * (1 + fastemit_lambda)
         stays, moves = stays.to(norms.dtype), moves.to(norms.dtype)
         visits = stays + moves
-        grads = torch.zeros_like(acts)
         for b, (t, u) in enumerate(zip(frames, counts)):
-            grad = _logits(acts, b, t, u) - norms[b, :t, : u + 1, None]
-            grad.exp_().mul_(_nodes(visits, b, t, u + 1)[..., None])
-            grad[..., blank] -= _nodes(stays, b, t, u + 1)
-            move = _nodes(moves, b, t, u)[..., None]
-            grad[:, :u].scatter_add_(-1, _index(labels, b, t, u), -move)
-            grads[b, :t, : u + 1] = grad
+            grads[b, t:] = 0
+            grads[b, :t, u + 1 :] = 0
+            for part in _parts(acts, t, u):
+                target = grads[b, part, : u + 1]
+                grad = target if target.dtype == norms.dtype else target.to(norms.dtype)
+                logits = acts.detach()[b, part, : u + 1].to(norms.dtype)
+                torch.sub(logits, norms[b, part, : u + 1, None], out=grad)
+                grad.exp_().mul_(nodes(visits, b, t, u + 1)[part, :, None])
+                grad[..., blank] -= nodes(stays, b, t, u + 1)[part]
+                move = nodes(moves, b, t, u)[part, :, None]
+                index = _index(labels, b, len(grad), u)
+                grad[:, :u].scatter_add_(-1, index, -move)
+                if grad is not target:
+                    target.copy_(grad)
         return grads, None, None, None, None, None
 
 
@@ -222,52 +245,16 @@ def _precision(acts: Tensor) -> torch.dtype:
     return torch.promote_types(acts.dtype, torch.float32)
 
 
-def _logits(acts: Tensor, b: int, frames: int, count: int) -> Tensor:
-    """Return the logits of one utterance (T, U + 1, V), at least float32."""
-    return acts[b, :frames, : count + 1].to(_precision(acts))
+def _parts(acts: Tensor, frames: int, count: int) -> Iterator[slice]:
+    """Yield the frames of an utterance, as many at a time as CHUNK logits have."""
+    step = max(CHUNK // ((count + 1) * acts.shape[-1]), 1)
+    for start in range(0, frames, step):
+        yield slice(start, min(start + step, frames))
 
 
 def _index(labels: Tensor, b: int, frames: int, count: int) -> Tensor:
     """Return the labels of one utterance for `gather` (T, U, 1)."""
     return labels[b, :count].expand(frames, count)[..., None]
-
-
-def _nodes(diagonals: Tensor, b: int, frames: int, width: int) -> Tensor:
-    """Return a view (T, width) by (t, u) of what is stored by (t + u, b, u)."""
-    _, batch, row = diagonals.shape
-    return diagonals.as_strided(
-        (frames, width), (batch * row, batch * row + 1), b * row
-    )
-
-
-def _forward(blanks: Tensor, emits: Tensor) -> Tensor:
-    """Return log alpha of each node, the last diagonal included (T + U + 1, B, U + 1).
-
-    alpha(t, u) = alpha(t - 1, u) blank(t - 1, u) + alpha(t, u - 1) emit(t, u - 1)
-    """
-    alphas = blanks.new_full((len(blanks) + 1, *blanks.shape[1:]), -math.inf)
-    alphas[0, :, 0] = 0
-    for here, there, blank, emit in zip(alphas, alphas[1:], blanks, emits):
-        torch.add(here, blank, out=there)
-        emitted = there[:, 1:]
-        torch.logaddexp(emitted, (here + emit)[:, :-1], out=emitted)
-    return alphas
-
-
-def _backward(blanks: Tensor, emits: Tensor, counts: List[int]) -> Tensor:
-    """Return log beta of each node, shaped as `_forward` returns log alpha.
-
-    beta(t, u) = blank(t, u) beta(t + 1, u) + emit(t, u) beta(t, u + 1)
-    """
-    betas = blanks.new_full((len(blanks) + 1, *blanks.shape[1:]), -math.inf)
-    betas[-1, range(len(counts)), counts] = 0
-    for here, there, blank, emit in reversed(
-        list(zip(betas, betas[1:], blanks, emits))
-    ):
-        torch.add(there, blank, out=here)
-        emitting = here[:, :-1]
-        torch.logaddexp(emitting, (there[:, 1:] + emit[:, :-1]), out=emitting)
-    return betas
 
 
 class _InstalledLoader(importlib.abc.Loader):

@@ -10,9 +10,16 @@ from typing import Any, Dict
 
 from torch import nn
 
+from espnet_gq.nn.flat_weights import flattened
 from espnet_gq.nn.layers import QuantizedLayer, matrices
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+
+
+def _all_or_none(layer: nn.Module, gates: Dict[str, int]) -> Dict[str, int]:
+    """Return the matrices, none where one of them is re-parametrized (weight norm)."""
+    found = matrices(layer, gates)
+    return found if len(found) == len(gates) else {}
 
 
 def _for_one_call(layer: nn.Module, **attributes: Any) -> nn.Module:
@@ -36,15 +43,14 @@ class QuantizedRNNBase(QuantizedLayer):
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
         names = [n for n in layer._flat_weights_names if n.startswith("weight")]
         gates = {n: 1 if n.startswith("weight_hr") else stacked for n in names}
-        found = matrices(layer, gates)
-        # PyTorch computes with the list of all: one that is computed by other means
-        # (weight_norm) never gets there.
-        return found if len(found) == len(names) else {}
+        return _all_or_none(layer, gates)
 
     def forward(self, input, hx=None):
         # PyTorch computes with the list _flat_weights; this call's own one holds the
         # quantized weights.
         weights = [self.weight_in_use(n) for n in self._flat_weights_names]
+        if weights[0].is_cuda:
+            weights = flattened(weights, self)
         call = _for_one_call(self, _flat_weights=weights)
         return super(QuantizedRNNBase, call).forward(input, hx)
 
@@ -98,7 +104,7 @@ class QuantizedCell(QuantizedLayer):
     def gates(layer: nn.RNNCellBase) -> Dict[str, int]:
         """Return the two weight matrices, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        return matrices(layer, {"weight_ih": stacked, "weight_hh": stacked})
+        return _all_or_none(layer, {"weight_ih": stacked, "weight_hh": stacked})
 
     def forward(self, input, hx=None):
         # An attribute of the instance hides the parameter of its name.

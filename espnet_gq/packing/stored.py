@@ -63,7 +63,7 @@ class StoredQuantizer:
             "log_scale": self.log_scale,
             "log_mu": self.log_mu,
             "codebook": self.centroids,
-            "saved_state": torch.tensor([float(self.bits), 1.0, 0.0, 0.0]),
+            "saved_state": torch.tensor([self.bits, 1, 0, 0], dtype=torch.float32),
         }
         return {f"{name}_quantizer.{k}": v for k, v in values.items() if v is not None}
 

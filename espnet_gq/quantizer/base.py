@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import math
 import threading
 from typing import Dict, NamedTuple, Optional, Tuple
 
@@ -46,13 +47,14 @@ def read_state(saved: torch.Tensor) -> State:
     Raises:
         StateError: If it is none.
     """
-    known = saved.is_floating_point() and saved.shape == (4,)
-    if not known or not torch.isfinite(saved).all():
+    values = saved.tolist()  # read often: no operations of torch
+    known = saved.shape == (4,) and saved.is_floating_point()
+    if not known or not all(map(math.isfinite, values)):
         raise StateError(
             f"its saved_state is {saved.flatten().tolist()[:8]}; allowed: four finite "
             "numbers"
         )
-    bits, fitted, step, total_steps = saved.tolist()
+    bits, fitted, step, total_steps = values
     return State(round(bits), fitted >= FITTED, round(step), round(total_steps))
 
 
@@ -65,13 +67,23 @@ def _digest(w: torch.Tensor) -> bytes:
 class _StraightThrough(torch.autograd.Function):
     """w, hard -> hard; the gradient passes to w as it is."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, w, hard):
+    def forward(w, hard):
         return hard.view_as(hard)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep nothing."""
 
     @staticmethod
     def backward(ctx, grad):
         return grad, None
+
+    @staticmethod
+    def jvp(ctx, grad_w, grad_hard):
+        return grad_w
 
 
 class Quantizer(nn.Module):

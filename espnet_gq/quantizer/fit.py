@@ -11,8 +11,10 @@ import torch
 from espnet_gq.quantizer.assignment import hard_index
 from espnet_gq.quantizer.mulaw import codebook
 
-RATIOS = torch.logspace(-1, 0, 25, dtype=torch.float64)
-CURVATURES = torch.logspace(-1.523, 2.407, 14, dtype=torch.float64)  # 0.03 to 255
+RATIOS = torch.logspace(-1, 0, 25, dtype=torch.float64, device="cpu")
+CURVATURES = torch.logspace(
+    -1.523, 2.407, 14, dtype=torch.float64, device="cpu"
+)  # 0.03 to 255
 MIN_SCALE = 1e-30
 
 
@@ -122,7 +124,11 @@ def fit(
     Raises:
         ValueError: If w holds a value that is not finite.
     """
-    log_mus = CURVATURES.log() if bits > 1 else torch.zeros(1, dtype=torch.float64)
+    log_mus = (
+        CURVATURES.log()
+        if bits > 1
+        else torch.zeros(1, dtype=torch.float64, device="cpu")
+    )
     codebooks = [codebook(m.view(1), bits, torch.float64)[0] for m in log_mus]
     log_scale, number = _fit_scales(w, codebooks, scales)
     return log_scale, log_mus[number].view(1).float().to(w.device)

@@ -51,7 +51,13 @@ def best_isa() -> int:
 
 def usable(w: torch.Tensor) -> bool:
     """Return whether the fused pass can take these weights."""
-    return w.device.type == "cpu" and w.dtype == torch.float32 and available()
+    return (
+        w.device.type == "cpu"
+        and w.dtype == torch.float32
+        and type(w) in (torch.Tensor, torch.nn.Parameter)  # has memory of its own
+        and not torch._C._functorch.is_functorch_wrapped_tensor(w)
+        and available()
+    )
 
 
 def _options(w, scale, c, mode: int, alpha: float, isa: Optional[int]) -> tuple:
@@ -122,8 +128,8 @@ def backward(
     """Return the gradients for w, ln s and ln mu, as `assignment.soft_backward`."""
     grad, w = grad.contiguous(), w.contiguous()
     out = torch.empty_like(w)
-    grad_scale = torch.empty(scale.numel())
-    grad_mu = torch.empty(())
+    grad_scale = w.new_empty(scale.numel())
+    grad_mu = w.new_empty(())
     _check(
         _library().gq_backward(
             w.data_ptr(),

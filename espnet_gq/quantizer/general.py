@@ -111,7 +111,8 @@ class GeneralQuantizer(AnnealedQuantizer):
             raise ValueError("fit is false without mu; allowed: {fit: false, mu: 255}")
         self.mu = mu
         self.fits_scale = fit
-        self.log_mu = nn.Parameter(torch.zeros(1), requires_grad=train_mu)
+        log_mu = torch.zeros(1, dtype=torch.float32, device="cpu")
+        self.log_mu = nn.Parameter(log_mu, requires_grad=train_mu)
         self.log_mu._no_weight_decay = True
 
     def _fit(self, w: torch.Tensor) -> None:

@@ -55,7 +55,8 @@ if triton is not None:
 
     @triton.jit
     def _place(x, c_ptr, alpha, BITS: tl.constexpr):
-        """Interval k, its centroids, position t, its half, weight a of the further."""
+        """Interval k, its centroids, position t and half, distance to the nearer
+        centroid, weight a of the further one."""
         k = (x * 0.0).to(tl.int32)
         for b in tl.static_range(BITS):
             step = 1 << (BITS - 1 - b)
@@ -68,13 +69,13 @@ if triton is not None:
         upper = t >= 0.5
         near = tl.where(upper, 1.0 - t, t)
         a = tl.exp(-alpha * (1.0 - 2.0 * near))
-        return k, c0, c1, t, upper, a
+        return k, c0, c1, t, upper, near, a
 
     @triton.jit
-    def _window(k, upper, a, q2, BITS: tl.constexpr):
+    def _window(k, upper, near, a, alpha, q2, BITS: tl.constexpr):
         """Unnormalised p of k-1, k, k+1, k+2, and one over their sum."""
-        # a underflows far outside, where what it divides is masked away.
-        beyond_near = q2 / tl.maximum(a, 1e-38)
+        # Overflows far outside the outermost centroids, where it is masked away.
+        beyond_near = tl.exp(-alpha * (1.0 + 2.0 * near))
         beyond_other = q2 * a * a
         pl = tl.where(k > 0, tl.where(upper, beyond_other, beyond_near), 0.0)
         pu = tl.where(
@@ -111,11 +112,11 @@ if triton is not None:
         scale_at = row if PER_ROW else row * 0
         s = tl.load(scale_ptr + scale_at)
         x = tl.load(w_ptr + at, mask=mask, other=0.0) * tl.load(inv_ptr + scale_at)
-        k, c0, c1, t, upper, a = _place(x, c_ptr, alpha, BITS)
+        k, c0, c1, t, upper, near, a = _place(x, c_ptr, alpha, BITS)
         if HARD:
             value = tl.where(x >= 0.5 * (c0 + c1), c1, c0)
         else:
-            pl, p0, p1, pu, norm = _window(k, upper, a, q2, BITS)
+            pl, p0, p1, pu, norm = _window(k, upper, near, a, alpha, q2, BITS)
             cl = tl.load(c_ptr + k - 1)
             cu = tl.load(c_ptr + k + 2)
             value = norm * (pl * cl + p0 * c0 + p1 * c1 + pu * cu)
@@ -146,7 +147,7 @@ if triton is not None:
         s = tl.load(scale_ptr + scale_at)
         x = tl.load(w_ptr + at, mask=mask, other=0.0) * tl.load(inv_ptr + scale_at)
         g = tl.load(grad_ptr + at, mask=mask, other=0.0)
-        k, c0, c1, t, upper, a = _place(x, c_ptr, alpha, BITS)
+        k, c0, c1, t, upper, near, a = _place(x, c_ptr, alpha, BITS)
         d0 = tl.load(dc_ptr + k)
         d1 = tl.load(dc_ptr + k + 1)
         if HARD:
@@ -159,7 +160,7 @@ if triton is not None:
             to_scale = tl.where(high, c1, c0)
             to_mu = tl.where(high, d1, d0)
         else:
-            pl, p0, p1, pu, norm = _window(k, upper, a, q2, BITS)
+            pl, p0, p1, pu, norm = _window(k, upper, near, a, alpha, q2, BITS)
             cl = tl.load(c_ptr + k - 1)
             cu = tl.load(c_ptr + k + 2)
             m = norm * (pl * cl + p0 * c0 + p1 * c1 + pu * cu)
@@ -195,21 +196,22 @@ def forward(w, scale, inv_scale, c, mode: int, alpha: float = 1.0) -> torch.Tens
     w = w.contiguous()
     out = torch.empty_like(w)
     per_row, cols, blocks, programs = _grid(w, scale)
-    _forward_kernel[(programs,)](
-        w,
-        out,
-        scale.contiguous(),
-        inv_scale.contiguous(),
-        _padded(c)[1:],
-        cols,
-        blocks,
-        alpha,
-        math.exp(-2.0 * alpha),
-        PER_ROW=per_row,
-        BITS=c.numel().bit_length() - 1,
-        HARD=mode == 1,
-        SIZE=BLOCK,
-    )
+    with torch.cuda.device_of(w):  # Triton launches on the current device
+        _forward_kernel[(programs,)](
+            w,
+            out,
+            scale.contiguous(),
+            inv_scale.contiguous(),
+            _padded(c)[1:],
+            cols,
+            blocks,
+            alpha,
+            math.exp(-2.0 * alpha),
+            PER_ROW=per_row,
+            BITS=c.numel().bit_length() - 1,
+            HARD=mode == 1,
+            SIZE=BLOCK,
+        )
     return out
 
 
@@ -221,25 +223,26 @@ def backward(
     out = torch.empty_like(w)
     per_row, cols, blocks, programs = _grid(w, scale)
     sums = torch.empty(2, programs, device=w.device, dtype=torch.float32)
-    _backward_kernel[(programs,)](
-        w,
-        grad,
-        out,
-        scale.contiguous(),
-        inv_scale.contiguous(),
-        _padded(c)[1:],
-        _padded(dc)[1:],
-        sums[0],
-        sums[1],
-        cols,
-        blocks,
-        alpha,
-        math.exp(-2.0 * alpha),
-        PER_ROW=per_row,
-        BITS=c.numel().bit_length() - 1,
-        HARD=mode == 1,
-        SIZE=BLOCK,
-    )
+    with torch.cuda.device_of(w):
+        _backward_kernel[(programs,)](
+            w,
+            grad,
+            out,
+            scale.contiguous(),
+            inv_scale.contiguous(),
+            _padded(c)[1:],
+            _padded(dc)[1:],
+            sums[0],
+            sums[1],
+            cols,
+            blocks,
+            alpha,
+            math.exp(-2.0 * alpha),
+            PER_ROW=per_row,
+            BITS=c.numel().bit_length() - 1,
+            HARD=mode == 1,
+            SIZE=BLOCK,
+        )
     totals = sums.double()
     by_row = totals[0].view(-1, blocks).sum(1).float()
     return out, by_row, totals[1].sum().float()

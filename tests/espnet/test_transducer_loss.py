@@ -65,7 +65,8 @@ def assert_as_reference(inputs, blank=0, fastemit_lambda=0.0, device="cpu"):
     )
     rest = [r.to(device) for r in rest]
     found, found_gradient = value_and_gradient(
-        lambda x: rnnt_loss(x, *rest, blank, "none", fastemit_lambda),
+        # Nothing else holds the product: the gradient takes its place.
+        lambda x: rnnt_loss(1.0 * x, *rest, blank, "none", fastemit_lambda),
         acts.float().to(device),
         weights,
     )
@@ -351,3 +352,120 @@ def test_an_installed_package_that_fails_is_not_replaced(tmp_path, monkeypatch):
     transducer_loss.provide_when_missing()
     with pytest.raises(ImportError, match="undefined symbol"):
         import warprnnt_pytorch  # noqa: F401
+
+
+# --- memory ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_change_nothing(chunk, dtype, monkeypatch):
+    acts, *rest = batch([4, 3, 1], [2, 0, 3])
+    acts = acts.to(dtype)
+
+    def loss(x):
+        return rnnt_loss(1.0 * x, *rest, fastemit_lambda=0.5)
+
+    expected = value_and_gradient(loss, acts)
+    monkeypatch.setattr(transducer_loss, "CHUNK", chunk)
+    found = value_and_gradient(loss, acts)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def bytes_allocated(step):
+    """Return the most bytes of tensors that a call holds beyond those before it."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as done:
+        step()
+    events = [
+        e for e in done.profiler.kineto_results.events() if e.name() == "[memory]"
+    ]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["in place", "logits held"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peak_memory_is_that_of_the_docstring(dtype, held, monkeypatch):
+    b, t, u, v = 2, 60, 20, 500
+    monkeypatch.setattr(transducer_loss, "CHUNK", 2**15)
+    _, *rest = batch([t, t - 9], [u - 3, u], vocabulary=v)
+    joint = torch.nn.Linear(4, v, dtype=dtype)  # makes logits as a joint network does
+    hidden = torch.randn(b, t, u + 1, 4, dtype=dtype, requires_grad=True)
+
+    def step():
+        logits = joint(hidden)
+        loss = rnnt_loss(logits, *rest)
+        if not held:
+            del logits
+        loss.backward()
+
+    step()
+    logits = b * t * (u + 1) * v * torch.finfo(dtype).bits // 8
+    most = 12 * max(2**15, (u + 1) * v) + 96 * b * (t + u + 1) * (u + 1)
+    small = 16 * hidden.numel()  # the gradient of what made the logits
+    gradient = logits if held else 0
+    peak = bytes_allocated(step)
+    assert logits + gradient <= peak <= logits + gradient + most + small
+
+
+OBSERVERS = {
+    "variable": lambda logits, kept: kept.append(logits),
+    "detached": lambda logits, kept: kept.append(logits.detach()),
+    "part": lambda logits, kept: kept.append(logits[1:]),
+    "storage": lambda logits, kept: kept.append(logits.untyped_storage()),
+    "array": lambda logits, kept: kept.append(logits.detach().numpy()),
+}
+
+
+@pytest.mark.parametrize("way", OBSERVERS)
+@pytest.mark.parametrize("view", [False, True])
+def test_logits_that_something_can_read_are_left(way, view):
+    acts, *rest = batch([4, 3], [2, 1])
+    leaf = acts.float().requires_grad_()
+    kept = []
+
+    def loss():
+        logits = (leaf * 1.0).view(*acts.shape) if view else leaf * 1.0
+        OBSERVERS[way](logits, kept)
+        return rnnt_loss(logits, *rest)
+
+    loss().backward()
+    read = torch.as_tensor(kept[0])
+    if way == "storage":
+        read = torch.empty(0).set_(kept[0]).view_as(acts)
+    expected = acts.float()
+    torch.testing.assert_close(
+        read.detach(), expected[1:] if way == "part" else expected
+    )
+
+
+def test_other_nodes_of_the_graph_read_the_logits():
+    acts, *rest = batch([4, 3], [2, 1])
+    leaf = acts.float().requires_grad_()
+
+    def both(order):
+        logits = leaf.tanh()  # needs its result in its own backward pass
+        losses = [rnnt_loss(logits, *rest), (logits * logits).sum()]
+        del logits
+        return losses[order[0]] + losses[order[1]]
+
+    gradients = [torch.autograd.grad(both(o), leaf)[0] for o in ((0, 1), (1, 0))]
+    t = leaf.detach().tanh().requires_grad_()
+    (rnnt_loss(t, *rest) + (t * t).sum()).backward()
+    whole = t.grad * (1 - t.detach() ** 2)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, whole)
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradient_again():
+    acts, *rest = batch([4, 3], [2, 1])
+    leaf = acts.float().requires_grad_()
+    loss = rnnt_loss(leaf * 1.0, *rest)
+    gradients = [
+        torch.autograd.grad(loss, leaf, retain_graph=keep)[0] for keep in (True, False)
+    ]
+    assert torch.equal(*gradients)

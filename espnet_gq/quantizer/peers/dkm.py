@@ -12,6 +12,7 @@ embedding is zero) have no say in the centroids: the gradient through them, whic
 1 / s_i multiplies, would overflow.
 """
 
+import logging
 from typing import Optional, Tuple
 
 import torch
@@ -44,6 +45,14 @@ class DKMQuantizer(FittedCodebook):
         self.temperature = temperature
         self.iterations = iterations
         self.tolerance = tolerance
+
+    def fit(self, w: torch.Tensor) -> None:
+        if w.numel() > 1 and bool((w == w.flatten()[0]).all()):
+            logging.warning(
+                f"method dkm: all {w.numel()} weights of a tensor are equal, and k-means "
+                "keeps equal weights equal: they learn one value"
+            )
+        super().fit(w)
 
     @property
     def tau(self) -> float:

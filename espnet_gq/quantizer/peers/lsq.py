@@ -40,7 +40,7 @@ class LSQuantizer(StoredCodebook):
         self.log_scale.requires_grad_(True)
         self.log_scale._no_weight_decay = True
         half = 2 ** (bits - 1)
-        self.codebook.copy_(torch.arange(-half, half))
+        self.codebook.copy_(torch.arange(-half, half, device="cpu"))
 
     @property
     def bounds(self):

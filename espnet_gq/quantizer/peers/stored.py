@@ -14,7 +14,8 @@ class StoredCodebook(Quantizer):
     def __init__(self, bits: int, *args, **kwargs):
         super().__init__(bits, *args, **kwargs)
         levels = self.levels(bits)
-        self.register_buffer("codebook", torch.linspace(-1.0, 1.0, levels))
+        grid = torch.linspace(-1.0, 1.0, levels, dtype=torch.float32, device="cpu")
+        self.register_buffer("codebook", grid)
         self.log_scale.requires_grad_(False)
 
     @staticmethod

@@ -1,0 +1,140 @@
+"""What is quantized, what is left float and why, is said."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+import espnet_gq
+from espnet_gq import GQConfigError, summarize
+
+
+def prepared(module, **conf):
+    return espnet_gq.prepare(module, {"bits": 4, **conf})
+
+
+def left(module):
+    return {p.name: (p.kind, p.reason) for p in summarize(module).left}
+
+
+class Own(nn.Linear):
+    """A subclass."""
+
+
+OTHERS = {
+    "MultiheadAttention": lambda: nn.MultiheadAttention(8, 2),
+    "RNN": lambda: nn.RNN(8, 8),
+    "RNNCell": lambda: nn.RNNCell(8, 8),
+    "Conv3d": lambda: nn.Conv3d(2, 2, 3),
+    "ConvTranspose1d": lambda: nn.ConvTranspose1d(4, 4, 3),
+    "ConvTranspose2d": lambda: nn.ConvTranspose2d(4, 4, 3),
+    "EmbeddingBag": lambda: nn.EmbeddingBag(9, 8),
+    "Bilinear": lambda: nn.Bilinear(4, 4, 4),
+    "Own": lambda: Own(8, 8),
+    "LayerNorm": lambda: nn.LayerNorm((8, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_kinds_without_a_quantized_form_are_named(kind, caplog):
+    module = nn.Sequential(nn.Linear(8, 8), OTHERS[kind]())
+    with caplog.at_level(logging.INFO):
+        prepared(module)
+    reasons = left(module)
+    matrices = [n for n, p in module[1].named_parameters() if p.dim() > 1]
+    for name in matrices:
+        named, reason = reasons[f"1.{name}"]
+        assert named in caplog.text and reason in caplog.text
+        assert "no quantized form" in reason or "may compute something" in reason
+    levels = {r.levelname for r in caplog.records if r.message.startswith("GQ: ")}
+    assert levels == {"WARNING"}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_nothing_quantized_is_an_error_that_says_why(kind):
+    with pytest.raises(GQConfigError, match="nothing can be quantized; left float: "):
+        prepared(nn.Sequential(OTHERS[kind](), nn.ReLU()))
+
+
+@pytest.mark.parametrize("kind", [k for k in OTHERS if k != "LayerNorm"])
+def test_a_rule_for_what_cannot_be_quantized_names_its_kind(kind):
+    module = nn.Sequential(nn.Linear(8, 8), OTHERS[kind]())
+    with pytest.raises(GQConfigError, match=f"matches only .*{kind}.* cannot be quan"):
+        prepared(module, rules=[{"pattern": "1", "bits": 3}])
+
+
+def test_an_empty_module_and_one_of_vectors():
+    for module in (nn.ReLU(), nn.LayerNorm(4)):
+        with pytest.raises(GQConfigError, match="nothing can be quantized"):
+            prepared(module)
+
+
+def test_what_rules_leave_float_is_no_surprise(caplog):
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    rules = [{"pattern": "1", "float": True}]
+    with caplog.at_level(logging.INFO):
+        prepared(module, rules=rules)
+    assert "64 parameters of Linear (rule '1')" in caplog.text
+    assert {r.levelname for r in caplog.records} == {"INFO"}
+    prepared(nn.Sequential(nn.Linear(8, 8)), rules=[{"pattern": "*", "float": True}])
+
+
+def test_figures_are_those_of_the_parameters():
+    module = nn.Sequential(
+        *(nn.Linear(8, 8), nn.Conv1d(8, 4, 3), nn.BatchNorm1d(4), nn.LSTM(4, 8))
+    )
+    module.register_buffer("matrix", torch.zeros(100, 100))
+    total = sum(p.numel() for p in module.parameters())
+    matrices = sum(p.numel() for p in module.parameters() if p.dim() > 1)
+    prepared(module, rules=[{"pattern": "0", "bits": 2}])
+    summary = summarize(module)
+    assert summary.total == total and summary.share == matrices / total
+    bits = (64 * 2 + (matrices - 64) * 4) / matrices
+    assert summary.effective_bits == pytest.approx(bits)
+    assert summarize(espnet_gq.harden(module)).share == 0.0
+    assert summarize(nn.Linear(2, 2)).total == 6
+
+
+@pytest.mark.parametrize(
+    "conf", [{}, {"bits": 3}, {"rules": [{"pattern": "0", "bits": 2}]}]
+)
+def test_a_second_preparation_is_refused(conf):
+    module = prepared(nn.Sequential(nn.Linear(8, 8), nn.LSTM(8, 8)))
+    with pytest.raises(GQConfigError, match="0 is quantized already, to 4 bits"):
+        prepared(module, **conf)
+    with pytest.raises(GQConfigError, match="the module is quantized already"):
+        prepared(prepared(nn.Linear(8, 8)), **conf if "rules" not in conf else {})
+
+
+def test_the_rest_can_be_prepared_later():
+    module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    prepared(module[0])
+    rules = [{"pattern": "0", "float": True}]
+    espnet_gq.prepare(module, {"bits": 2, "rules": rules})
+    assert summarize(module).quantized == {"0.weight": 4, "1.weight": 2}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"bits": 5},
+        {"bits": 2},
+        {"method": "lloyd_max"},
+        {"bits": 5, "annealing": {"start": 2, "end": 4}},
+    ],
+)
+def test_an_annealing_without_a_length_is_refused(conf):
+    module = espnet_gq.prepare(nn.Linear(8, 8), conf)
+    module(torch.randn(2, 8)).sum().backward()
+    with pytest.raises(ValueError, match=r"annealing: \{steps: N\}"):
+        espnet_gq.advance(module)
+    assert module.weight_quantizer.step == 0
+
+
+@pytest.mark.parametrize("method", ["uniform", "lsq", "dkm", "ternary"])
+def test_methods_that_do_not_anneal_need_no_length(method):
+    module = espnet_gq.prepare(nn.Linear(8, 8), {"bits": 2, "method": method})
+    module(torch.randn(2, 8)).sum().backward()
+    espnet_gq.advance(module)
+    assert module.weight_quantizer.step == 1
