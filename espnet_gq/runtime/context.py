@@ -4,7 +4,8 @@ The kernels are called through ctypes, which PyTorch does not see. Where it has 
 what is computed, an operator (`ops.py`) or PyTorch operations take their place.
 """
 
-from typing import Optional
+import contextlib
+from typing import ContextManager, Optional
 
 import torch
 from torch import nn
@@ -62,8 +63,15 @@ def autocast_type(tensor: torch.Tensor) -> Optional[torch.dtype]:
     return torch.get_autocast_dtype(device)
 
 
+def without_autocast(device: torch.device) -> ContextManager:
+    """Return a context without autocast."""
+    if not _autocast():
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def wants_gradient(*tensors: Optional[torch.Tensor]) -> bool:
     """Return whether autograd follows one of the tensors."""
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)

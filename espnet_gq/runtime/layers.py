@@ -83,7 +83,7 @@ class PackedConv1d(PackedLayer, nn.Conv1d):
             and input.dtype is self.weight.dtype
         )
         if not pointwise or not (context.is_recorded(input) or input.numel()):
-            return super().forward(input)  # PyTorch's own refusals are among these
+            return _convolve(self, input)  # PyTorch's own refusals are among these
         out = self.weight.linear(input.transpose(-2, -1), self.bias)
         return out.transpose(-2, -1).contiguous()
 
@@ -95,6 +95,16 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
     """
 
     float_class = nn.Conv2d
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _convolve(self, input)
+
+
+def _convolve(layer: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    weight = layer.weight
+    if isinstance(weight, PackedWeight):
+        weight = weight.dense()
+    return layer._conv_forward(input, weight, layer.bias)
 
 
 class PackedEmbedding(PackedLayer, nn.Embedding):

@@ -32,7 +32,6 @@ def packed_linear(
 ) -> torch.Tensor:
     """Return x w^T + bias; see `PackedWeight.linear`."""
     weight = _weight((planes, codebook, scale), rows, cols, int8)
-    weight._check_columns(x)
     return weight.compute(x, bias)
 
 
@@ -110,19 +109,20 @@ def packed_steps(
     bias: Optional[torch.Tensor],
     sizes: Optional[torch.Tensor],
     reverse: bool,
-    int8: List[bool],
+    int8_hh: bool,
+    int8_hr: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return what `recurrent.Steps` does; c is empty for a GRU.
 
     Args:
         hh, hr: Planes, codebook and scale, or a float matrix; hr may be empty.
-        int8: Of hh and of hr.
+        int8_hh, int8_hr: Whether they compute in mode int8.
     """
     outputs, units = h.shape[-1], h.shape[-1] if c is None else c.shape[-1]
     steps = recurrent.Steps(
         cell,
-        _matrix(hh, gates.shape[-1], outputs, int8[0]),
-        _matrix(hr, outputs, units, int8[1]),
+        _matrix(hh, gates.shape[-1], outputs, int8_hh),
+        _matrix(hr, outputs, units, int8_hr),
         sizes,
         reverse,
     )
@@ -138,6 +138,6 @@ def _matrix(given: List[torch.Tensor], rows: int, cols: int, int8: bool):
 
 
 @packed_steps.register_fake
-def _(cell, gates, h, c, hh, hr, bias, sizes, reverse, int8):
+def _(cell, gates, h, c, hh, hr, bias, sizes, reverse, int8_hh, int8_hr):
     out = gates.new_empty(*gates.shape[:-1], h.shape[-1])
     return out, torch.empty_like(h), h.new_empty(0) if c is None else torch.empty_like(c)

@@ -61,7 +61,7 @@ class Steps(NamedTuple):
         if context.is_recorded(gates):
             out, h, state = torch.ops.espnet_gq.packed_steps(
                 *(self.cell, gates, h, c, _parts(self.hh), _parts(self.hr)),
-                *(bias, self.sizes, self.reverse, [_int8(self.hh), _int8(self.hr)]),
+                *(bias, self.sizes, self.reverse, _int8(self.hh), _int8(self.hr)),
             )
             return out, h, None if c is None else state
         if context.is_transformed():
@@ -123,8 +123,9 @@ class Steps(NamedTuple):
         if c is not None:
             c = c.clone(memory_format=torch.contiguous_format)
         out = gates.new_empty(*gates.shape[:-1], outputs)
-        if int(active[0]) != batch:
-            raise RuntimeError(f"states of {batch} sequences for {int(active[0])}")
+        first = gates.shape[1] if self.sizes is None else int(active[0])
+        if first != batch:
+            raise RuntimeError(f"states of {batch} sequences; allowed: {first}")
         hh = self.hh.description(bias)
         hr = None if self.hr is None else self.hr.description()
         check(
@@ -272,6 +273,7 @@ class _Types:
             self.returned, self.computed = wanted, torch.float32
         elif x.dtype in NARROW:
             self.computed = torch.float32
+        self.as_given = self.returned is self.computed is x.dtype
         for name, tensors in (("hidden", states), ("parameter", weights)):
             for tensor in tensors:
                 if tensor.device != x.device:
@@ -290,9 +292,15 @@ class _Types:
                     )
 
     def within(self, *tensors: Optional[torch.Tensor]) -> List[Optional[torch.Tensor]]:
+        """Return operands in the type that is computed in."""
+        if self.as_given:
+            return list(tensors)
         return [None if t is None else t.to(self.computed) for t in tensors]
 
     def without(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Return results in the type that is returned."""
+        if self.as_given:
+            return tensors
         return tuple(t.to(self.returned) for t in tensors)
 
 
@@ -330,7 +338,7 @@ def _layer(cell: str, x, second, third, *options):
     weights = [weights[i : i + each] for i in range(0, len(weights), each)]
     if not context.is_recorded(x):
         _check_layer(x, sizes, hx, weights, batch_first, has_biases)
-    with torch.autocast(x.device.type, enabled=False):
+    with context.without_autocast(x.device):
         x, *hx = types.within(x, *hx)
         x = x.transpose(0, 1) if batch_first else x
         final: List[Sequence[Optional[torch.Tensor]]] = []
@@ -348,7 +356,10 @@ def _layer(cell: str, x, second, third, *options):
             if dropout and train and layer < layers - 1:
                 x = F.dropout(x, dropout, True)
         x = x.transpose(0, 1) if batch_first else x
-        stacked = [torch.stack(one) for one in zip(*final) if one[0] is not None]
+        if len(final) == 1:
+            stacked = [state.unsqueeze(0) for state in final[0] if state is not None]
+        else:
+            stacked = [torch.stack(one) for one in zip(*final) if one[0] is not None]
         return types.without(x, *stacked)
 
 
@@ -383,7 +394,9 @@ def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> 
 def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
     """Run one direction of one layer."""
     w_ih, w_hh, *rest = weights
-    b_ih, b_hh = (b.to(x.dtype) for b in rest[:2]) if has_biases else (None, None)
+    b_ih, b_hh = rest[:2] if has_biases else (None, None)
+    if has_biases and b_ih.dtype is not x.dtype:
+        b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
     w_hr = rest[-1] if len(rest) in (1, 3) else None
     if has_biases and cell == "LSTM":
         b_ih, b_hh = b_ih + b_hh, None
@@ -413,7 +426,7 @@ def _cell(x, states, w_ih, w_hh, b_ih, b_hh):
                     f"hidden{i} has inconsistent hidden_size: got {state.shape[1]}, "
                     f"expected {w_hh.shape[1]}"
                 )
-    with torch.autocast(x.device.type, enabled=False):
+    with context.without_autocast(x.device):
         x, b_ih, b_hh, *states = types.within(x, b_ih, b_hh, *states)
         hidden = _linear(states[0], w_hh, b_hh)
         return _linear(x, w_ih, b_ih), hidden, states, types

@@ -286,7 +286,6 @@ class PackedWeight(TensorLike, nn.Module):
             or not context.is_usual()
         ):
             return self._unusual_linear(x, bias)
-        self._check_columns(x)
         if torch.is_grad_enabled() and (
             x.requires_grad or (bias is not None and bias.requires_grad)
         ):
@@ -294,6 +293,7 @@ class PackedWeight(TensorLike, nn.Module):
         return self.compute(x, bias)
 
     def _check_columns(self, x: torch.Tensor) -> None:
+        """Refuse activations of another number of columns."""
         shape = x.shape
         if not shape or shape[-1] != self.cols:
             raise RuntimeError(
@@ -320,8 +320,8 @@ class PackedWeight(TensorLike, nn.Module):
                 *(x, *self.parts(), bias),
                 *(self.rows, self.cols, MODES["int8"] == self.mode_number),
             )
-        self._check_columns(x)
         if context.is_transformed():
+            self._check_columns(x)
             exact = F.linear(x, self.matrix().to(x.dtype), bias)
             if self.mode_number == MODES["exact"]:
                 return exact
@@ -336,26 +336,28 @@ class PackedWeight(TensorLike, nn.Module):
         self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
         """Return x w^T + bias of plain tensors, without gradients."""
+        shape, rows, cols = x.shape, self.rows, self.cols
+        if not shape or shape[-1] != cols:
+            self._check_columns(x)
         library = kernels.library()
         if (
             library is None
             or x.dtype is not torch.float32
             or not x.is_cpu
-            or not self._buffers["planes"].is_cpu
             or x.layout is not torch.strided
-            or (bias is not None and (bias.dtype is not x.dtype or not bias.is_cpu))
         ):
             return self._compute_elsewhere(x, bias)
-        if bias is not None and not bias.is_contiguous():
-            bias = bias.contiguous()
+        try:
+            weight = self.description(bias)
+        except (TypeError, ValueError):
+            return self._compute_elsewhere(x, bias)
         if not x.is_contiguous() or x.is_neg():
             x = x.contiguous().resolve_neg()
-        shape, rows, cols = x.shape, self.rows, self.cols
         m = x.numel() // cols if cols else math.prod(shape[:-1])
         # As x is: of its type and device, whatever the defaults of the process are.
         out = x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
         status = library.gq_linear(
-            self.description(bias),
+            weight,
             x.data_ptr(),
             m,
             out.data_ptr(),
