@@ -208,8 +208,9 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     so with one scale per tensor padding is embedded as the smallest centroids. With one
     per channel a row of zeros stays next to nothing.
 
-    `max_norm` limits the rows that are looked up, before and after quantization.
-    Gradients are dense where `sparse` is set as well.
+    `max_norm` limits the rows that are looked up: in training the parameter's own, as
+    nn.Embedding does, and always the quantized ones. Gradients are dense where `sparse`
+    is set as well.
     """
 
     float_class = nn.Embedding
@@ -221,7 +222,8 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         return super().from_float(layer, quantizers)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if self.max_norm is not None:
+        # Evaluation computes as the hardened layer does, whose rows are quantized first.
+        if self.max_norm is not None and self.training:
             with torch.no_grad():  # in place, as nn.Embedding does
                 weight, rows = self.latent_weight(), input.reshape(-1).contiguous()
                 torch.embedding_renorm_(weight, rows, self.max_norm, self.norm_type)

@@ -443,4 +443,8 @@ class Quantizer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
         )
+        if metadata.get("assign_to_params_buffers", False):
+            # Of two layers that share this quantizer the second one would take what the
+            # first was given for the module's own state (`QuantizedLayer`).
+            self.saved_state = self.saved_state.clone()
         self._provisional = None

@@ -1,14 +1,17 @@
 """Layers whose weights stay packed. Each extends its float layer; biases stay float.
 
-They are for inference: activations get no gradient where the kernels run. Recurrent
-layers are in `recurrent.py`.
+The weight is frozen; activations and biases have gradients. Recurrent layers are in
+`recurrent.py`.
 """
 
-from typing import Mapping, Type
+from typing import Mapping, Optional, Type
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from espnet_gq.runtime import context
+from espnet_gq.runtime.tensor_like import handles
 from espnet_gq.runtime.weight import PackedWeight
 
 
@@ -54,7 +57,10 @@ class PackedLinear(PackedLayer, nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # Not `self.weight`: an attribute of a module takes as long as a small product.
-        return self._modules["weight"].linear(input, self._parameters["bias"])
+        weight = self._modules.get("weight")
+        if weight is None:  # a float one was put in its place
+            return super().forward(input)
+        return weight.linear(input, self._parameters["bias"])
 
 
 class PackedConv1d(PackedLayer, nn.Conv1d):
@@ -72,12 +78,14 @@ class PackedConv1d(PackedLayer, nn.Conv1d):
             and self.stride == (1,)
             and self.padding in ((0,), "valid", "same")
             and self.groups == 1
+            and isinstance(self.weight, PackedWeight)
+            and input.dim() in (2, 3)
+            and input.dtype is self.weight.dtype
         )
-        if pointwise:
-            return self.weight.linear(input.transpose(-2, -1), self.bias).transpose(
-                -2, -1
-            )
-        return self._conv_forward(input, self.weight.dense().to(input.dtype), self.bias)
+        if not pointwise or not (context.is_recorded(input) or input.numel()):
+            return _convolve(self, input)  # PyTorch's own refusals are among these
+        out = self.weight.linear(input.transpose(-2, -1), self.bias)
+        return out.transpose(-2, -1).contiguous()
 
 
 class PackedConv2d(PackedLayer, nn.Conv2d):
@@ -89,13 +97,57 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
     float_class = nn.Conv2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(input, self.weight.dense().to(input.dtype), self.bias)
+        return _convolve(self, input)
+
+
+def _convolve(layer: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    weight = layer.weight
+    if isinstance(weight, PackedWeight):
+        weight = weight.dense()
+    return layer._conv_forward(input, weight, layer.bias)
 
 
 class PackedEmbedding(PackedLayer, nn.Embedding):
-    """Embedding with a packed weight (num_embeddings, embedding_dim); always exact."""
+    """Embedding with a packed weight (num_embeddings, embedding_dim); always exact.
+
+    With `max_norm`, the rows that are read are scaled; the weight stays as it is.
+    """
 
     float_class = nn.Embedding
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.weight.embed(input)
+
+# --- PyTorch's functions --------------------------------------------------------------
+
+
+@handles(F.linear)
+def _linear(input, weight, bias=None):
+    if not isinstance(weight, PackedWeight) or weight.dim() != 2:
+        return NotImplemented
+    if isinstance(input, PackedWeight) or isinstance(bias, PackedWeight):
+        return NotImplemented
+    return weight.linear(input, bias)
+
+
+@handles(F.embedding)
+def _embedding(
+    input,
+    weight,
+    padding_idx: Optional[int] = None,
+    max_norm: Optional[float] = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+):
+    """Look rows up; the options that concern the weight's gradient have no effect."""
+    if not isinstance(weight, PackedWeight) or isinstance(input, PackedWeight):
+        return NotImplemented
+    if weight.dim() != 2 or not torch.is_tensor(input):
+        return NotImplemented
+    return weight.embed(input, max_norm, norm_type)
+
+
+@handles(torch.embedding)
+def _rows(weight, indices, *options, **more):
+    if not isinstance(weight, PackedWeight) or isinstance(indices, PackedWeight):
+        return NotImplemented
+    return NotImplemented if weight.dim() != 2 else weight.embed(indices)

@@ -1,12 +1,16 @@
 """The compiled kernels, called through ctypes. `csrc/api.h` documents the functions.
 
 `library()` is None where they were not built; PyTorch operations then take their place.
+The kernels believe what they are told of memory: `address` is the only place where a
+tensor becomes a pointer, and it looks at the tensor at every call.
 """
 
 import ctypes
 import functools
 from pathlib import Path
 from typing import Optional, Tuple
+
+import torch
 
 from espnet_gq import native
 
@@ -20,11 +24,42 @@ class Weight(ctypes.Structure):
     """The C interface's gq_weight."""
 
     _fields_ = [
-        *((name, _pointer) for name in ("planes", "value", "code", "scale", "bias")),
+        *((name, _pointer) for name in ("planes", "codebook", "scale", "bias")),
         *((name, _size) for name in ("rows", "cols", "scales")),
-        ("unit", ctypes.c_float),
         ("bits", _number),
     ]
+
+
+def address(tensor: torch.Tensor, dtype: torch.dtype, size: int, what: str) -> int:
+    """Return where the numbers of a tensor begin, for the kernels.
+
+    Args:
+        tensor: A contiguous tensor in the memory of the CPU.
+        dtype: The type that it has to have.
+        size: The number of elements that it has to have.
+        what: Its name in the message.
+
+    Raises:
+        TypeError: If it is of another type, on another device, or not in plain memory.
+        ValueError: If it has another size or is not contiguous.
+    """
+    if (
+        tensor.dtype is dtype
+        and tensor.is_cpu
+        and tensor.numel() == size
+        and tensor.is_contiguous()
+    ):
+        found = tensor.data_ptr()
+        if (found or not size) and not tensor.is_neg():
+            return found
+        raise TypeError(f"{what} has no memory of its own; allowed: a plain tensor")
+    found = f"{tensor.dtype} on {tensor.device}"
+    if tensor.dtype is not dtype or not tensor.is_cpu:
+        raise TypeError(f"{what} is {found}; allowed: {dtype} on cpu")
+    raise ValueError(
+        f"{what} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
+        f"allowed: {size} contiguous elements"
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -38,14 +73,14 @@ def library() -> Optional[ctypes.CDLL]:
     )
     if found is None:
         return None
-    p, n, i = _pointer, _size, _number
+    p, n, i, w = _pointer, _size, _number, ctypes.POINTER(Weight)
     for name, arguments in dict(
         gq_planes_size=[n, n, i],
         gq_fill_planes=[p, n, n, i, p],
-        gq_linear=[p, p, n, p, i, i, i],
-        gq_values=[p, n, n, p, i, i],
-        gq_rows=[p, p, n, p],
-        gq_recurrence=[i, p, p, n, p, p, n, i, p, p, p, n, i, i, i],
+        gq_linear=[w, p, n, p, i, i, i],
+        gq_values=[w, n, n, p, i, i],
+        gq_rows=[w, p, n, p],
+        gq_recurrence=[i, w, w, n, p, p, n, i, p, p, p, n, i, i, i],
         gq_read=[p, n, i, i],
         gq_isa_name=[i],
         gq_isa_count=[],

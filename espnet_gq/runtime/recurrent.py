@@ -1,184 +1,244 @@
 """LSTM and GRU layers and cells whose matrices stay packed.
 
-The input matrix of a layer is applied to all steps at once; the steps then run inside
-the compiled kernels. Matrices that a configuration left float take PyTorch operations.
+The layers are PyTorch's own, checks and all: what its `lstm`, `gru`, `lstm_cell` and
+`gru_cell` compute with packed matrices is here (see `tensor_like`). The input matrix of
+a layer is applied to all steps at once; the steps then run inside the compiled kernels.
+Matrices that a configuration left float take PyTorch operations.
 """
 
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
+from espnet_gq.runtime import context
+from espnet_gq.runtime import library as kernels
 from espnet_gq.runtime.layers import PackedLayer
-from espnet_gq.runtime.library import CELLS, check, library
-from espnet_gq.runtime.weight import PackedWeight
+from espnet_gq.runtime.library import CELLS, address, check
+from espnet_gq.runtime.tensor_like import handles
+from espnet_gq.runtime.weight import INT8_COLUMNS, NARROW, PackedWeight
+
+Matrix = Union[PackedWeight, torch.Tensor]
+States = Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]
 
 
-class PackedRNNBase(PackedLayer):
-    """What the packed LSTM and GRU share."""
+class Steps(NamedTuple):
+    """The time loop of one direction of one layer, after its input matrix.
 
-    def flatten_parameters(self) -> None:
-        """Do nothing: there is no flat weight."""
+    Args:
+        cell: "LSTM" or "GRU".
+        hh: (gates * units, outputs).
+        hr: Projection (outputs, units) of an LSTM, or None: outputs = units.
+        sizes: Of a PackedSequence, the sequences that last to each step, else None.
+        reverse: Whether to go from the last step to the first.
+    """
 
-    def _update_flat_weights(self) -> None:
-        """Do nothing: there is no flat weight."""
+    cell: str
+    hh: Matrix
+    hr: Optional[Matrix]
+    sizes: Optional[torch.Tensor]
+    reverse: bool
 
-    @classmethod
-    def from_float(cls, layer, weights):
-        new = super().from_float(layer, weights)
-        new._flat_weights, new._biases = [], {}
-        return new
+    def __call__(
+        self,
+        gates: torch.Tensor,
+        h: torch.Tensor,
+        c: Optional[torch.Tensor],
+        bias: Optional[torch.Tensor],
+    ) -> States:
+        """Return outputs and final states.
 
-    def forward(self, input, hx=None):
-        """As of the float layer: tensors, batched or not, and PackedSequence."""
-        lstm = self.mode == "LSTM"
-        if isinstance(input, PackedSequence):
-            data, batch_sizes, order, back = input
-            active = batch_sizes.tolist()
-            batched = True
-        else:
-            batched = input.dim() == 3
-            if not batched:
-                input = input.unsqueeze(0 if self.batch_first else 1)
-                if hx is not None:
-                    hx = tuple(h.unsqueeze(1) for h in hx) if lstm else hx.unsqueeze(1)
-            time_first = input.transpose(0, 1) if self.batch_first else input
-            steps, batch, _ = time_first.shape
-            data, active, order, back = (
-                *(time_first.reshape(steps * batch, -1), [batch] * steps),
-                *(None, None),
+        Args:
+            gates: (steps, batch, gates * units), or (sum of sizes, gates * units).
+            h: (batch, outputs). Neither state is written to.
+            c: (batch, units), LSTM only.
+            bias: (gates * units,), GRU only.
+
+        Returns:
+            out (steps, batch, outputs) or (sum of sizes, outputs), h, and c of an LSTM.
+        """
+        if context.is_recorded(gates):
+            out, h, state = torch.ops.espnet_gq.packed_steps(
+                *(self.cell, gates, h, c, _parts(self.hh), _parts(self.hr)),
+                *(bias, self.sizes, self.reverse, _int8(self.hh), _int8(self.hr)),
             )
-        batch = active[0] if active else input.shape[0 if self.batch_first else 1]
-        states = self._initial(hx, batch, data, order)
-        for layer in range(self.num_layers):
-            data = self._layer(data, active, layer, states)
-        h, c = states
-        if back is not None:
-            h = h.index_select(1, back)
-            c = c if c is None else c.index_select(1, back)
-        if isinstance(input, PackedSequence):
-            out = PackedSequence(data, batch_sizes, order, back)
-        else:
-            out = data.view(steps, batch, data.shape[-1])
-            out = out.transpose(0, 1) if self.batch_first else out
-            if not batched:
-                out = out.squeeze(0 if self.batch_first else 1)
-                h, c = h.squeeze(1), c if c is None else c.squeeze(1)
-        return out, ((h, c) if lstm else h)
+            return out, h, None if c is None else state
+        if context.is_transformed():
+            return self.by_operations(gates, h, c, bias)
+        if not context.wants_gradient(gates, h, c, bias, *self._floats()):
+            return self.compute(gates, h, c, bias)
+        if not self._runs_native(gates):
+            return self.by_operations(gates, h, c, bias)
+        out, h, *rest = _Gradient.apply(gates, h, c, bias, self)
+        return out, h, rest[0] if rest else None
 
-    def _initial(self, hx, batch: int, data: torch.Tensor, order):
-        """Return states that may be written to: h, and c of an LSTM or None."""
-        stacked = self.num_layers * (2 if self.bidirectional else 1)
-        sizes = [self.proj_size or self.hidden_size]
-        if self.mode == "LSTM":
-            sizes.append(self.hidden_size)
-        if hx is None:
-            given = [data.new_zeros(stacked, batch, size) for size in sizes]
-        else:
-            given = [hx] if self.mode != "LSTM" else list(hx)
-            for state, size in zip(given, sizes):
-                if state.shape != (stacked, batch, size):
-                    raise RuntimeError(
-                        f"a state of shape {tuple(state.shape)}; allowed: "
-                        f"{(stacked, batch, size)}"
-                    )
-            if order is not None:
-                given = [state.index_select(1, order) for state in given]
-            given = [
-                state.clone(memory_format=torch.contiguous_format) for state in given
-            ]
-        return given[0], given[1] if len(given) > 1 else None
+    def _floats(self) -> List[torch.Tensor]:
+        return [w for w in (self.hh, self.hr) if torch.is_tensor(w)]
 
-    def _layer(self, data, active: List[int], layer: int, states) -> torch.Tensor:
-        directions = 2 if self.bidirectional else 1
-        size = self.proj_size or self.hidden_size
-        out = data.new_empty(data.shape[0], directions * size)
-        for direction in range(directions):
-            at = layer * directions + direction
-            h, c = (None if state is None else state[at] for state in states)
-            target = out[:, direction * size : (direction + 1) * size]
-            self._direction(data, active, layer, direction == 1, h, c, target)
-        return out
+    def _runs_native(self, gates: torch.Tensor) -> bool:
+        weights = [w for w in (self.hh, self.hr) if w is not None]
+        return (
+            gates.dtype is torch.float32
+            and all(isinstance(w, PackedWeight) for w in weights)
+            and all(w.runs_native(gates) for w in weights)
+            and len({w.mode_number for w in weights}) == 1
+        )
 
-    def _direction(self, data, active, layer, reverse, h, c, out) -> None:
-        """Run one direction of one layer; h, c and out are written to."""
-        suffix = f"_l{layer}" + ("_reverse" if reverse else "")
-        w_ih, w_hh = (getattr(self, f"weight_{n}{suffix}") for n in ("ih", "hh"))
-        w_hr = getattr(self, f"weight_hr{suffix}") if self.proj_size else None
-        b_ih = b_hh = None
-        if self.bias:
-            b_ih, b_hh = (getattr(self, f"bias_{n}{suffix}") for n in ("ih", "hh"))
-            if self.mode == "LSTM":
-                b_ih, b_hh = self._sum_of_biases(suffix, b_ih, b_hh), None
-        gates = _linear(data, w_ih, b_ih)
-        native = all(
-            w is None or (isinstance(w, PackedWeight) and w.runs_native(gates))
-            for w in (w_hh, w_hr)
-        ) and (b_hh is None or b_hh.dtype == torch.float32)
-        run = self._native_steps if native else self._torch_steps
-        run(gates, active, w_hh, w_hr, b_hh, reverse, h, c, out)
+    def active(self, gates: torch.Tensor) -> torch.Tensor:
+        """Return the sequences that last to each step, int64."""
+        if self.sizes is None:
+            steps, batch = gates.shape[:2]
+            return torch.full((steps,), batch, dtype=torch.int64, device="cpu")
+        sizes = self.sizes
+        if sizes.dtype is not torch.int64 or not sizes.is_cpu or sizes.dim() != 1:
+            raise RuntimeError(
+                f"batch_sizes of a PackedSequence are {sizes.dtype} on {sizes.device} "
+                f"of shape {tuple(sizes.shape)}; allowed: torch.int64 on cpu, (steps,)"
+            )
+        sizes = sizes.contiguous()
+        falling = bool((sizes[1:] <= sizes[:-1]).all()) and int(sizes[-1]) > 0
+        if not falling or int(sizes.sum()) != gates.shape[0]:
+            raise RuntimeError(
+                f"batch_sizes of a PackedSequence of {gates.shape[0]} steps are not its "
+                "own; allowed: positive numbers that do not increase, of that sum"
+            )
+        return sizes
 
-    def _sum_of_biases(self, suffix: str, b_ih, b_hh) -> torch.Tensor:
-        """Return the bias of an LSTM's gates, the same tensor at every call."""
-        if suffix not in self._biases:
-            self._biases[suffix] = (b_ih + b_hh).detach()
-        return self._biases[suffix]
-
-    def _apply(self, fn, *args, **kwargs):
-        self._biases.clear()
-        return super()._apply(fn, *args, **kwargs)
-
-    def _native_steps(self, gates, active, w_hh, w_hr, b_hh, reverse, h, c, out):
-        sizes = torch.tensor(active, dtype=torch.int64)
+    def compute(self, gates, h, c, bias) -> States:
+        """Return the results for plain tensors, without gradients."""
+        if not self._runs_native(gates):
+            return self.by_operations(gates, h, c, bias)
+        if not gates.numel():
+            return (
+                gates.new_empty(*gates.shape[:-1], h.shape[-1]),
+                *(h.clone(), None if c is None else c.clone()),
+            )
+        f32, batch, rows = torch.float32, len(h), self.hh.rows
+        outputs, units = self.hh.cols, rows // (4 if self.cell == "LSTM" else 3)
+        active = self.active(gates)
+        gates = gates.contiguous()
+        total = gates.numel() // rows
+        h = h.clone(memory_format=torch.contiguous_format)
+        if c is not None:
+            c = c.clone(memory_format=torch.contiguous_format)
+        out = gates.new_empty(*gates.shape[:-1], outputs)
+        first = gates.shape[1] if self.sizes is None else int(active[0])
+        if first != batch:
+            raise RuntimeError(f"states of {batch} sequences; allowed: {first}")
+        hh = self.hh.description(bias)
+        hr = None if self.hr is None else self.hr.description()
         check(
-            library().gq_recurrence(
-                CELLS[self.mode],
-                w_hh.handle(b_hh),
-                None if w_hr is None else w_hr.handle(),
-                self.hidden_size,
-                gates.data_ptr(),
-                sizes.data_ptr(),
+            kernels.library().gq_recurrence(
+                CELLS[self.cell],
+                hh,
+                hr,
+                units,
+                address(gates, f32, total * rows, "the gates"),
+                address(active, torch.int64, len(active), "the sizes"),
                 len(active),
-                reverse,
-                h.data_ptr(),
-                None if c is None else c.data_ptr(),
-                out.data_ptr(),
-                out.stride(0),
-                w_hh.mode_number,
+                self.reverse,
+                address(h, f32, batch * outputs, "the hidden state"),
+                None if c is None else address(c, f32, batch * units, "the cell state"),
+                address(out, f32, total * outputs, "the result"),
+                outputs,
+                self.hh.mode_number,
                 torch.get_num_threads(),
                 0,
             )
         )
+        return out, h, c
 
-    def _torch_steps(self, gates, active, w_hh, w_hr, b_hh, reverse, h, c, out):
-        w_hh, w_hr = _usable(w_hh, gates), _usable(w_hr, gates)
+    def by_operations(self, gates, h, c, bias) -> States:
+        """Return the results by PyTorch operations, which autograd can follow."""
+        apply_hh, apply_hr = _product(self.hh, gates), _product(self.hr, gates)
+        flat = gates if self.sizes is not None else gates.flatten(0, 1)
+        active = self.active(gates).tolist()
         begins = [0]
         for n in active:
             begins.append(begins[-1] + n)
-        for t in reversed(range(len(active))) if reverse else range(len(active)):
-            rows, n = slice(begins[t], begins[t + 1]), active[t]
-            hidden = _linear(h[:n], w_hh, b_hh)
+        found: List[Optional[torch.Tensor]] = [None] * len(active)
+        order = range(len(active))
+        for t in reversed(order) if self.reverse else order:
+            n = active[t]
+            now, rest = flat[begins[t] : begins[t + 1]], h[n:]
+            hidden = apply_hh(h[:n], bias)
             if c is None:
-                h[:n] = _gru(gates[rows], hidden, h[:n])
+                new = _gru(now, hidden, h[:n])
             else:
-                new, c[:n] = _lstm(gates[rows] + hidden, c[:n])
-                h[:n] = new if w_hr is None else _linear(new, w_hr, None)
-            out[rows] = h[:n]
+                new, cell = _lstm(now + hidden, c[:n])
+                c = torch.cat([cell, c[n:]]) if len(c) > n else cell
+                new = new if apply_hr is None else apply_hr(new, None)
+            h = torch.cat([new, rest]) if len(rest) else new
+            found[t] = new
+        out = torch.cat(found)
+        if self.sizes is None:
+            out = out.unflatten(0, gates.shape[:2])
+        return out, h, c
+
+
+class _Gradient(torch.autograd.Function):
+    """The kernels' time loop, with a gradient: computed again by operations."""
+
+    @staticmethod
+    def forward(ctx, gates, h, c, bias, steps):
+        ctx.steps = steps
+        ctx.save_for_backward(gates, h, c, bias)
+        out, h, c = steps.compute(gates, h, c, bias)
+        return (out, h) if c is None else (out, h, c)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            given = [
+                t if t is None or again else t.detach().requires_grad_(need)
+                for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad)
+            ]
+            results = ctx.steps.by_operations(*given)
+            asked = [t for t in given if t is not None and t.requires_grad]
+            pairs = [(r, g) for r, g in zip(results, grads) if r is not None]
+            found = iter(
+                torch.autograd.grad(
+                    *([r for r, _ in pairs], asked, [g for _, g in pairs]),
+                    create_graph=again,
+                    allow_unused=True,
+                )
+            )
+        return (
+            *(None if t is None or not t.requires_grad else next(found) for t in given),
+            None,
+        )
+
+
+def _parts(weight: Optional[Matrix]) -> List[torch.Tensor]:
+    if isinstance(weight, PackedWeight):
+        return list(weight.parts())
+    return [] if weight is None else [weight]
+
+
+def _int8(weight: Optional[Matrix]) -> bool:
+    return isinstance(weight, PackedWeight) and weight.mode == "int8"
 
 
 def _linear(x, weight, bias):
     if isinstance(weight, PackedWeight):
-        return weight.linear(x, bias)
-    return F.linear(x, weight, bias)
+        return weight.product(x, bias)
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
-def _usable(weight, x):
-    """Return a weight that many steps can use: unpacked where no kernel takes it."""
-    if not isinstance(weight, PackedWeight) or weight.runs_native(x):
-        return weight
-    return weight if weight.mode == "int8" else weight.dense().to(x.dtype)
+def _product(weight: Optional[Matrix], x: torch.Tensor):
+    """Return a product that many steps can use: unpacked where no kernel takes it."""
+    if weight is None:
+        return None
+    if isinstance(weight, PackedWeight):
+        exact = weight.mode == "exact" or weight.cols > INT8_COLUMNS
+        follow = torch.is_grad_enabled() or context.is_transformed()
+        if not exact or (weight.runs_native(x) and not follow):
+            return weight.product
+        weight = weight.matrix()
+    weight = weight.to(x.dtype)
+    return lambda x, bias: F.linear(x, weight, bias)
 
 
 def _lstm(gates: torch.Tensor, c: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -192,6 +252,236 @@ def _gru(gates, hidden, h: torch.Tensor) -> torch.Tensor:
     z = torch.sigmoid(iz + hz)
     n = torch.tanh(i_n + torch.sigmoid(ir + hr) * hn)
     return n + z * (h - n)
+
+
+# --- PyTorch's functions --------------------------------------------------------------
+
+
+class _Types:
+    """The type that a layer computes in, and the one it returns.
+
+    Narrow types are computed in float32, as the kernels do.
+
+    Raises:
+        RuntimeError: If operands are of several types or devices, as PyTorch says it.
+    """
+
+    def __init__(self, x: torch.Tensor, states, weights):
+        self.returned = self.computed = x.dtype
+        wanted = context.autocast_type(x)
+        if wanted is not None:
+            self.returned, self.computed = wanted, torch.float32
+        elif x.dtype in NARROW:
+            self.computed = torch.float32
+        self.as_given = self.returned is self.computed is x.dtype
+        for name, tensors in (("hidden", states), ("parameter", weights)):
+            for tensor in tensors:
+                if tensor.device != x.device:
+                    raise RuntimeError(
+                        f"Input and {name} tensors are not at the same device, found "
+                        f"input tensor at {x.device} and {name} tensor at "
+                        f"{tensor.device}"
+                    )
+                fits = tensor.dtype is x.dtype or (
+                    wanted is not None and tensor.is_floating_point()
+                )
+                if not fits:
+                    raise RuntimeError(
+                        f"Input and {name} tensors are not the same dtype, found input "
+                        f"tensor with {x.dtype} and {name} tensor with {tensor.dtype}"
+                    )
+
+    def within(self, *tensors: Optional[torch.Tensor]) -> List[Optional[torch.Tensor]]:
+        """Return operands in the type that is computed in."""
+        if self.as_given:
+            return list(tensors)
+        return [None if t is None else t.to(self.computed) for t in tensors]
+
+    def without(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Return results in the type that is returned."""
+        if self.as_given:
+            return tensors
+        return tuple(t.to(self.returned) for t in tensors)
+
+
+def _check_size(name: str, state: torch.Tensor, expected: Sequence[int]) -> None:
+    if tuple(state.shape) != tuple(expected):
+        raise RuntimeError(
+            f"Expected {name} size {tuple(expected)}, got {list(state.shape)}"
+        )
+
+
+@handles(torch.lstm)
+def _lstm_layer(*arguments):
+    return _layer("LSTM", *arguments)
+
+
+@handles(torch.gru)
+def _gru_layer(*arguments):
+    return _layer("GRU", *arguments)
+
+
+def _layer(cell: str, x, second, third, *options):
+    """Compute torch.lstm or torch.gru, in either of their forms."""
+    if isinstance(options[0], bool):  # x, hx, weights, has_biases, ...
+        sizes, hx, weights = None, second, third
+        has_biases, layers, dropout, train, bidirectional, batch_first = options
+    else:  # data, batch_sizes, hx, weights, has_biases, ...
+        sizes, hx, batch_first = second, third, False
+        weights, has_biases, layers, dropout, train, bidirectional = options
+    hx = [hx] if cell == "GRU" else list(hx)
+    if len(hx) != (1 if cell == "GRU" else 2):
+        raise RuntimeError("lstm expects two hidden states")
+    types = _Types(x, hx, weights)
+    directions = 2 if bidirectional else 1
+    each = len(weights) // (layers * directions)
+    weights = [weights[i : i + each] for i in range(0, len(weights), each)]
+    if not context.is_recorded(x):
+        _check_layer(x, sizes, hx, weights, batch_first, has_biases)
+    with context.without_autocast(x.device):
+        x, *hx = types.within(x, *hx)
+        x = x.transpose(0, 1) if batch_first else x
+        final: List[Sequence[Optional[torch.Tensor]]] = []
+        for layer in range(layers):
+            found = []
+            for direction in range(directions):
+                at = layer * directions + direction
+                states = [state[at] for state in hx]
+                out, *rest = _direction(
+                    cell, x, states, weights[at], has_biases, sizes, direction == 1
+                )
+                found.append(out)
+                final.append(rest)
+            x = torch.cat(found, -1) if bidirectional else found[0]
+            if dropout and train and layer < layers - 1:
+                x = F.dropout(x, dropout, True)
+        x = x.transpose(0, 1) if batch_first else x
+        if len(final) == 1:
+            stacked = [state.unsqueeze(0) for state in final[0] if state is not None]
+        else:
+            stacked = [torch.stack(one) for one in zip(*final) if one[0] is not None]
+        return types.without(x, *stacked)
+
+
+def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> None:
+    """Refuse what PyTorch's functions refuse.
+
+    Raises:
+        RuntimeError: If a size is wrong.
+    """
+    dims = 3 if sizes is None else 2
+    if x.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
+    w_ih, w_hh = weights[0][:2]
+    if x.shape[-1] != w_ih.shape[1]:
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. Expected "
+            f"{w_ih.shape[1]}, got {x.shape[-1]}"
+        )
+    if sizes is None:
+        steps, batch = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
+    else:
+        steps, batch = len(sizes), int(sizes[0]) if len(sizes) else 0
+    if steps == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    projected = len(weights[0]) == (5 if has_biases else 3)
+    units = weights[0][-1].shape[1] if projected else w_hh.shape[1]
+    for i, (state, size) in enumerate(zip(hx, (w_hh.shape[1], units))):
+        name = f"hidden[{i}]" if len(hx) > 1 else "hidden"
+        _check_size(name, state, (len(weights), batch, size))
+
+
+def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
+    """Run one direction of one layer."""
+    w_ih, w_hh, *rest = weights
+    b_ih, b_hh = rest[:2] if has_biases else (None, None)
+    if has_biases and b_ih.dtype is not x.dtype:
+        b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
+    w_hr = rest[-1] if len(rest) in (1, 3) else None
+    if has_biases and cell == "LSTM":
+        b_ih, b_hh = b_ih + b_hh, None
+    h, c = states if cell == "LSTM" else (states[0], None)
+    steps = Steps(cell, w_hh, w_hr, sizes, reverse)
+    return steps(_linear(x, w_ih, b_ih), h, c, b_hh)
+
+
+def _cell(x, states, w_ih, w_hh, b_ih, b_hh):
+    """Return the gates of the input and of the hidden state, and the states."""
+    weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+    types = _Types(x, states, weights)
+    if not context.is_recorded(x):
+        if x.shape[1] != w_ih.shape[1]:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {x.shape[1]} expected "
+                f"{w_ih.shape[1]}"
+            )
+        for i, state in enumerate(states):
+            if state.shape[0] != x.shape[0]:
+                raise RuntimeError(
+                    f"Input batch size {x.shape[0]} doesn't match hidden{i} batch size "
+                    f"{state.shape[0]}"
+                )
+            if state.shape[1] != w_hh.shape[1]:
+                raise RuntimeError(
+                    f"hidden{i} has inconsistent hidden_size: got {state.shape[1]}, "
+                    f"expected {w_hh.shape[1]}"
+                )
+    with context.without_autocast(x.device):
+        x, b_ih, b_hh, *states = types.within(x, b_ih, b_hh, *states)
+        hidden = _linear(states[0], w_hh, b_hh)
+        return _linear(x, w_ih, b_ih), hidden, states, types
+
+
+@handles(torch.lstm_cell)
+def _lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    if not isinstance(hx, (list, tuple)):
+        raise TypeError(
+            "lstm_cell(): argument 'hx' (position 2) must be tuple of Tensors, not "
+            f"{type(hx).__name__}"
+        )
+    if len(hx) != 2:
+        raise RuntimeError("lstm_cell expects two hidden states")
+    gates, hidden, states, types = _cell(x, hx, w_ih, w_hh, b_ih, b_hh)
+    return types.without(*_lstm(gates + hidden, states[1]))
+
+
+@handles(torch.gru_cell)
+def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    gates, hidden, states, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
+    return types.without(_gru(gates, hidden, states[0]))[0]
+
+
+# --- layers ---------------------------------------------------------------------------
+
+
+class PackedRNNBase(PackedLayer):
+    """What the packed LSTM and GRU share: there is no flat weight."""
+
+    __jit_unused_properties__ = ["all_weights", "_flat_weights"]
+
+    @property
+    def _flat_weights(self) -> List[Optional[Matrix]]:
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value) -> None:
+        """Do nothing: they are looked up."""
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: there is no flat weight."""
+
+    def _update_flat_weights(self) -> None:
+        """Do nothing: there is no flat weight."""
+
+    def _init_flat_weights(self) -> None:
+        self._flat_weight_refs = []
+
+    @classmethod
+    def from_float(cls, layer, weights):
+        new = super().from_float(layer, weights)
+        new.__dict__.pop("_flat_weights", None)
+        new._flat_weight_refs = []
+        return new
 
 
 class PackedLSTM(PackedRNNBase, nn.LSTM):
@@ -211,21 +501,8 @@ class PackedLSTMCell(PackedLayer, nn.LSTMCell):
 
     float_class = nn.LSTMCell
 
-    def forward(self, input, hx: Optional[Tuple[torch.Tensor, torch.Tensor]] = None):
-        if hx is None:
-            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
-            hx = (zeros, zeros)
-        gates = _linear(input, self.weight_ih, self.bias_ih)
-        return _lstm(gates + _linear(hx[0], self.weight_hh, self.bias_hh), hx[1])
-
 
 class PackedGRUCell(PackedLayer, nn.GRUCell):
     """GRU cell, weight_ih (3 hidden, input) and weight_hh (3 hidden, hidden)."""
 
     float_class = nn.GRUCell
-
-    def forward(self, input, hx: Optional[torch.Tensor] = None):
-        if hx is None:
-            hx = input.new_zeros(*input.shape[:-1], self.hidden_size)
-        gates = _linear(input, self.weight_ih, self.bias_ih)
-        return _gru(gates, _linear(hx, self.weight_hh, self.bias_hh), hx)

@@ -15,9 +15,11 @@ def codes(codebook: torch.Tensor) -> Tuple[torch.Tensor, float]:
 
     Returns:
         int8 codes (2^b,) in [-127, 127], and the unit: c is about unit * codes, within
-        unit / 2.
+        unit / 2. Where a centroid is not finite, the unit is NaN.
     """
     largest = float(codebook.abs().max())
+    if not math.isfinite(largest):
+        return torch.zeros_like(codebook, dtype=torch.int8), math.nan
     unit = largest / 127 if largest > 0 else 1.0
     return torch.round(codebook.double() / unit).to(torch.int8), unit
 

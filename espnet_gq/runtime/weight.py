@@ -1,7 +1,6 @@
 """A weight that stays packed: planes of indices, a codebook and scales."""
 
 import copy
-import ctypes
 import math
 from typing import Optional, Sequence, Tuple
 
@@ -10,19 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_gq.runtime import reference
-from espnet_gq.runtime.library import MODES, Weight, available, check, library
+from espnet_gq.runtime import context, reference
+from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime.library import MODES, Weight, address, check
 from espnet_gq.runtime.planes import from_planes, planes_size, to_planes
+from espnet_gq.runtime.tensor_like import TensorLike
 
 INT8_COLUMNS = 2**16
-"""Most columns whose int8 products fit into 32 bits."""
+"""Most columns whose int8 products fit into 32 bits; wider weights compute exactly."""
+
+NARROW = (torch.float16, torch.bfloat16)
+"""Types whose products the kernels compute in float32."""
 
 
-class PackedWeight(nn.Module):
+class PackedWeight(TensorLike, nn.Module):
     """A weight tensor w = s * c[index], its b-bit indices packed in memory.
 
-    The products run on the compiled kernels for float32 on a CPU, else on PyTorch
-    operations with the same results.
+    The products run on the compiled kernels for float32 (and narrower) on a CPU, else on
+    PyTorch operations with the same results. It can stand where a layer has its weight:
+    see `TensorLike`.
 
     Args:
         planes: uint8, the indices as `planes.to_planes` lays them out.
@@ -30,6 +35,8 @@ class PackedWeight(nn.Module):
         codebook: Centroids c (2^bits,), float32.
         scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
             rows.
+        dtype: Type of the model: of the activations it takes and of its values. The
+            codebook and the scales are float32 whatever it is.
 
     Raises:
         ValueError: If the sizes do not fit each other.
@@ -38,22 +45,31 @@ class PackedWeight(nn.Module):
     mode = "exact"
     """"exact" (float centroids) or "int8" (centroids and activations rounded)."""
 
+    # Weights pickled by earlier releases have none of these.
+    _dtype = torch.float32
+    _described = None
+    _unpacked = None
+
     def __init__(
         self,
         planes: torch.Tensor,
         shape: Sequence[int],
         codebook: torch.Tensor,
         scale: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.shape = torch.Size(shape)
         self.rows = self.shape[0] if self.shape else 1
         self.cols = math.prod(self.shape[1:])
         self.bits = codebook.numel().bit_length() - 1
+        self._dtype = dtype
         if not 1 <= self.bits <= 8 or codebook.numel() != 2**self.bits:
             raise ValueError(
                 f"a codebook has {codebook.numel()} centroids; allowed: 2, 4, ..., 256"
             )
+        if planes.dtype != torch.uint8:
+            raise ValueError(f"the planes are {planes.dtype}; allowed: torch.uint8")
         if planes.numel() != planes_size(self.rows, self.cols, self.bits):
             raise ValueError(
                 f"the planes have {planes.numel()} bytes; a {self.bits}-bit weight of "
@@ -62,10 +78,9 @@ class PackedWeight(nn.Module):
             )
         if scale.numel() < 1 or self.rows % scale.numel():
             raise ValueError(f"{scale.numel()} scales do not divide {self.rows} rows")
-        self.register_buffer("planes", planes)
-        self.register_buffer("codebook", codebook.float())
-        self.register_buffer("scale", scale.float().flatten())
-        self._forget()
+        self.register_buffer("planes", planes.contiguous())
+        self.register_buffer("codebook", codebook.float().flatten().contiguous())
+        self.register_buffer("scale", scale.float().flatten().contiguous())
 
     @classmethod
     def from_stream(
@@ -74,25 +89,32 @@ class PackedWeight(nn.Module):
         shape: Sequence[int],
         codebook: torch.Tensor,
         scale: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
     ) -> "PackedWeight":
         """Return the weight of a packed file's stream of indices (`packing.bits`)."""
         rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
         bits = codebook.numel().bit_length() - 1
-        planes = torch.empty(planes_size(rows, cols, bits), dtype=torch.uint8)
         stream = np.ascontiguousarray(stream)
-        if stream.size != (rows * cols * bits + 7) // 8:
-            raise ValueError(f"a stream of {stream.size} bytes for shape {shape}")
-        if available():
+        size = (rows * cols * bits + 7) // 8
+        if stream.size != size or stream.dtype != np.uint8:
+            raise ValueError(
+                f"a stream of {stream.size} {stream.dtype} for shape {tuple(shape)}; "
+                f"allowed: {size} uint8"
+            )
+        library = kernels.library()
+        if library is not None:
+            planes = torch.empty(
+                planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
+            )
+            where = address(planes, torch.uint8, planes.numel(), "the planes")
             check(
-                library().gq_fill_planes(
-                    stream.ctypes.data, rows, cols, bits, planes.data_ptr()
-                )
+                library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where)
             )
         else:
             flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
             index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
             planes = to_planes(torch.from_numpy(index[:, :1].reshape(rows, cols)), bits)
-        return cls(planes, shape, codebook, scale)
+        return cls(planes, shape, codebook, scale, dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, bits={self.bits}, mode={self.mode}"
@@ -100,95 +122,121 @@ class PackedWeight(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the planes are."""
-        return self.planes.device
+        return self._buffers["planes"].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the products' results for activations of that type."""
-        return self.codebook.dtype
+        """Type of the model: of activations and of the weight's values."""
+        return self._dtype
 
-    def size(self, dim: Optional[int] = None):
-        """Return the shape, or one size of it, as of a tensor."""
-        return self.shape if dim is None else self.shape[dim]
+    # --- moving, copying, saving -----------------------------------------------------
 
-    def dim(self) -> int:
-        """Return the number of dimensions, as of a tensor."""
-        return len(self.shape)
-
-    # --- what is derived from the buffers --------------------------------------------
-
-    def _forget(self) -> None:
-        self._handles = {}
-        self._tables = None
-        self._dense = None
-        self._native = self.planes.device.type == "cpu" and available()
-
-    def _apply(self, fn, *args, **kwargs):
-        super()._apply(fn, *args, **kwargs)
-        # The kernels and the mathematics of the codebook are float32 whatever type
-        # the model is converted to.
-        self.codebook = self.codebook.float()
-        self.scale = self.scale.float()
-        self._forget()
+    def _apply(self, fn, recurse=True):
+        probe = torch.empty(0, dtype=self._dtype, device=self.device)
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        # The planes are bytes and the codebook is float32 whatever type the model is
+        # converted to: a detour over float16 would change the weight.
+        for name, old in kept.items():
+            new = self._buffers[name]
+            if new.dtype is not old.dtype:
+                self._buffers[name] = old.to(new.device)
+        self._dtype = fn(probe).dtype
+        self._described = self._unpacked = None
         return self
 
     def __getstate__(self):
         state = self.__dict__.copy()
-        state.update(_handles={}, _tables=None, _dense=None)
+        for name in ("_described", "_unpacked", "_handles", "_tables", "_dense"):
+            state.pop(name, None)  # the last three: of earlier releases
         return state
 
-    def __deepcopy__(self, memo):
-        new = self.__class__.__new__(self.__class__)
-        memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        return new
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.__dict__.update(_described=None, _unpacked=None)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None and prefix[:-1] in metadata:
+            metadata[prefix[:-1]].update(
+                shape=tuple(self.shape), dtype=str(self._dtype).partition(".")[2]
+            )
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        # Weights of several shapes have planes of one size.
+        shape = tuple(local_metadata.get("shape", self.shape))
+        if shape != tuple(self.shape):
+            errors.append(
+                f"size mismatch for {prefix[:-1]}: copying a packed weight with shape "
+                f"{shape} from checkpoint, the shape in current model is "
+                f"{tuple(self.shape)}."
+            )
+            return
+        types = {name: buffer.dtype for name, buffer in self._buffers.items()}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+        )
+        if local_metadata.get("assign_to_params_buffers", False):
+            # As a float layer, it takes the type it is given; its parts keep theirs.
+            given = getattr(torch, str(local_metadata.get("dtype")), None)
+            self._dtype = given if isinstance(given, torch.dtype) else self._dtype
+            for name, dtype in types.items():
+                self._buffers[name] = self._buffers[name].to(dtype).contiguous()
+
+    # --- for the kernels -------------------------------------------------------------
 
     def codes(self) -> Tuple[torch.Tensor, float]:
         """Return the codebook in 8 bits and its unit: c is about unit * codes."""
         return reference.codes(self.codebook)
 
-    def handle(self, bias: Optional[torch.Tensor] = None) -> int:
-        """Return the address of the kernels' description of this weight.
+    def description(self, bias: Optional[torch.Tensor] = None) -> Weight:
+        """Return the kernels' description of this weight, for a call at once.
 
-        It is valid as long as the weight, and the bias, are.
+        It holds addresses only, and is made anew when the buffers, or the bias, are
+        others or have other memory, another type or another size.
+
+        Raises:
+            TypeError: If one of them is of a wrong type or not on the CPU.
+            ValueError: If one of them has a wrong size.
         """
-        key = None if bias is None else bias.data_ptr()
-        found = self._handles.get(key)
-        if found is not None:
-            return found[1]
-        if self._tables is None:
-            codes, unit = self.codes()
-            repeat = 256 // self.codebook.numel()
-            value = self.codebook.repeat(repeat).contiguous()
-            self._tables = value, codes.repeat(repeat).contiguous(), unit
-        value, code, unit = self._tables
+        buffers = self._buffers
+        planes, codebook = buffers["planes"], buffers["codebook"]
+        scale = buffers["scale"]
+        now = (
+            *(planes.data_ptr(), planes.numel(), planes.dtype),
+            *(codebook.data_ptr(), codebook.numel(), codebook.dtype),
+            *(scale.data_ptr(), scale.numel(), scale.dtype),
+        )
+        if bias is not None:
+            now += (bias.data_ptr(), bias.numel(), bias.dtype)
+        found = self._described
+        if (
+            found is not None
+            and found[0] is planes
+            and found[1] is codebook
+            and found[2] is scale
+            and found[3] is bias
+            and found[4] == now
+        ):
+            return found[5]
+        size, f32 = planes_size(self.rows, self.cols, self.bits), torch.float32
+        scales = scale.numel()
+        if not scales or self.rows % scales:
+            raise ValueError(f"{scales} scales do not divide {self.rows} rows")
         weight = Weight(
-            self.planes.data_ptr(),
-            value.data_ptr(),
-            code.data_ptr(),
-            self.scale.data_ptr(),
-            key,
-            self.rows,
-            self.cols,
-            self.scale.numel(),
-            unit,
-            self.bits,
+            address(planes, torch.uint8, size, "the planes of a packed weight"),
+            address(codebook, f32, 2**self.bits, "the codebook of a packed weight"),
+            address(scale, f32, scales, "the scale of a packed weight"),
+            None if bias is None else address(bias, f32, self.rows, "the bias"),
+            *(self.rows, self.cols, scales, self.bits),
         )
-        if len(self._handles) > 4:
-            self._handles.clear()
-        self._handles[key] = weight, ctypes.addressof(weight)
-        return self._handles[key][1]
-
-    # --- products --------------------------------------------------------------------
-
-    def runs_native(self, x: torch.Tensor) -> bool:
-        """Return whether the kernels take activations."""
-        return (
-            self._native
-            and x.dtype is torch.float32
-            and x.is_cpu
-            and not (x.requires_grad and torch.is_grad_enabled())
-        )
+        if bias is None or bias.is_leaf:  # others are new at every call
+            found = (planes, codebook, scale, bias, now, weight)
+            self.__dict__["_described"] = found
+        return weight
 
     @property
     def mode_number(self) -> int:
@@ -197,45 +245,123 @@ class PackedWeight(nn.Module):
             return MODES["exact"]
         return MODES[self.mode]
 
+    def runs_native(self, x: torch.Tensor) -> bool:
+        """Return whether the kernels take activations of this kind."""
+        return (
+            x.is_cpu
+            and (x.dtype is torch.float32 or x.dtype in NARROW)
+            and x.layout is torch.strided
+            and not x.is_nested
+            and self._buffers["planes"].is_cpu
+            and kernels.library() is not None
+        )
+
+    # --- products --------------------------------------------------------------------
+
     def linear(
         self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
-        """Return x w^T + bias.
+        """Return x w^T + bias, as torch.nn.functional.linear does.
+
+        Where a gradient is asked for, the value is that of the mode and the gradient
+        that of the exact product.
 
         Args:
-            x: Activations (..., cols).
+            x: Activations (..., cols) of the weight's type.
             bias: (rows,).
 
         Returns:
             (..., rows), the type of x.
 
         Raises:
-            ValueError: If x has another number of columns.
+            RuntimeError: If x has another number of columns, another type or is on
+                another device.
         """
+        # Small layers are called often: what is not needed is not done.
+        if (
+            torch.compiler.is_compiling()
+            or type(x) not in context.PLAIN
+            or x.dtype is not self._dtype
+            or x.is_nested
+            or not context.is_usual()
+        ):
+            return self._unusual_linear(x, bias)
+        if torch.is_grad_enabled() and (
+            x.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return Product.apply(x, bias, self)
+        return self.compute(x, bias)
+
+    def _check_columns(self, x: torch.Tensor) -> None:
+        """Refuse activations of another number of columns."""
         shape = x.shape
-        if shape[-1] != self.cols:
-            raise ValueError(
+        if not shape or shape[-1] != self.cols:
+            raise RuntimeError(
                 f"activations of shape {tuple(shape)} for a packed weight of shape "
                 f"{tuple(self.shape)}; allowed: (..., {self.cols})"
             )
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+
+    def _unusual_linear(self, x, bias):
+        dtype = context.autocast_type(x)
+        if dtype is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                bias = None if bias is None else bias.float()
+                return self.product(x.float(), bias).to(dtype)
+        if x.dtype is not self._dtype or x.device != self.device or x.is_nested:
+            return F.linear(x, self.matrix(), bias)  # raises what PyTorch does
+        return self.product(x, bias)
+
+    def product(
+        self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """Return x w^T + bias for activations of any floating type, at any time."""
+        if context.is_recorded(x):
             return torch.ops.espnet_gq.packed_linear(
-                *(x, self.planes, self.codebook, self.scale, bias),
-                *(self.rows, MODES["int8"] == self.mode_number),
+                *(x, *self.parts(), bias),
+                *(self.rows, self.cols, MODES["int8"] == self.mode_number),
             )
-        if not self.runs_native(x) or (bias is not None and bias.dtype != x.dtype):
-            return self._torch_linear(x, bias)
-        # Small layers are called often: what is not needed is not done.
-        if not x.is_contiguous():
-            x = x.contiguous()
-        out = torch.empty(*shape[:-1], self.rows)
-        handle = self._handles.get(None if bias is None else bias.data_ptr())
-        status = library().gq_linear(
-            handle[1] if handle else self.handle(bias),
+        if context.is_transformed():
+            self._check_columns(x)
+            exact = F.linear(x, self.matrix().to(x.dtype), bias)
+            if self.mode_number == MODES["exact"]:
+                return exact
+            detached = None if bias is None else bias.detach()
+            value = self._int8_operations(x.detach(), detached)
+            return exact + (value - exact).detach()
+        if context.wants_gradient(x, bias):
+            return Product.apply(x, bias, self)
+        return self.compute(x, bias)
+
+    def compute(
+        self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """Return x w^T + bias of plain tensors, without gradients."""
+        shape, rows, cols = x.shape, self.rows, self.cols
+        if not shape or shape[-1] != cols:
+            self._check_columns(x)
+        library = kernels.library()
+        if (
+            library is None
+            or x.dtype is not torch.float32
+            or not x.is_cpu
+            or x.layout is not torch.strided
+        ):
+            return self._compute_elsewhere(x, bias)
+        try:
+            weight = self.description(bias)
+        except (TypeError, ValueError):
+            return self._compute_elsewhere(x, bias)
+        if not x.is_contiguous() or x.is_neg():
+            x = x.contiguous().resolve_neg()
+        m = x.numel() // cols if cols else math.prod(shape[:-1])
+        # As x is: of its type and device, whatever the defaults of the process are.
+        out = x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        status = library.gq_linear(
+            weight,
             x.data_ptr(),
-            x.numel() // self.cols if self.cols else math.prod(shape[:-1]),
+            m,
             out.data_ptr(),
-            self.mode_number,
+            MODES[self.mode] if cols <= INT8_COLUMNS else 0,
             torch.get_num_threads(),
             0,
         )
@@ -243,51 +369,164 @@ class PackedWeight(nn.Module):
             check(status)
         return out
 
-    def _torch_linear(self, x, bias):
-        if self.mode_number == MODES["int8"] and not torch.is_grad_enabled():
-            return reference.int8_linear(
-                x, self.index(), self.codebook, self.scale, bias
+    def _compute_elsewhere(self, x, bias):
+        if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
+            return F.linear(x, self.matrix().to(x.dtype), bias)  # raises
+        if x.dtype in NARROW and self.runs_native(x):
+            bias = None if bias is None else bias.float()
+            return self.compute(x.float(), bias).to(x.dtype)
+        int8 = self.mode_number == MODES["int8"] and x.device == self.device
+        if int8 and x.device.type != "meta" and x.is_floating_point():
+            return self._int8_operations(x, bias)
+        return F.linear(x, self.matrix().to(x.dtype), bias)
+
+    def _int8_operations(self, x, bias):
+        return reference.int8_linear(
+            x.to_dense() if x.layout is not torch.strided else x,
+            *(self.index(), self.codebook, self.scale, bias),
+        )
+
+    def embed(
+        self,
+        row: torch.Tensor,
+        max_norm: Optional[float] = None,
+        norm_type: float = 2.0,
+    ) -> torch.Tensor:
+        """Return rows of the weight: (..., cols) for indices (...).
+
+        Args:
+            row: int64 or int32.
+            max_norm: Rows of a larger norm are scaled to it. The weight stays as it is.
+            norm_type: p of the norm.
+
+        Raises:
+            IndexError: If there is no such row.
+            RuntimeError: If the indices are of another type.
+        """
+        out = self._rows(row)
+        if max_norm is not None:
+            norm = torch.linalg.vector_norm(
+                out, norm_type, dim=-1, keepdim=True, dtype=torch.float32
             )
-        return F.linear(x, self.dense().view(self.rows, self.cols).to(x.dtype), bias)
+            factor = torch.where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)
+            out = (out * factor).to(out.dtype)
+        return out
+
+    def _rows(self, row):
+        whole = row.dtype in (torch.int64, torch.int32)
+        if whole and context.is_recorded(row):
+            out = torch.ops.espnet_gq.packed_rows(
+                row, *self.parts(), self.rows, self.cols
+            )
+            return out.to(self._dtype)
+        if (
+            not whole
+            or not row.is_cpu
+            or self.device.type != "cpu"
+            or kernels.library() is None
+            or context.is_transformed()
+        ):
+            return F.embedding(row, self.matrix())
+        return self.compute_rows(row).to(self._dtype)
+
+    def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
+        """Return rows of the weight in float32, for plain indices."""
+        library = kernels.library()
+        if library is None or not row.is_cpu or self.device.type != "cpu":
+            return F.embedding(row, self._values())
+        flat = row.reshape(-1).to(torch.int64).contiguous()
+        n = flat.numel()
+        out = torch.empty(n, self.cols, dtype=torch.float32, device=row.device)
+        status = library.gq_rows(
+            self.description(),
+            address(flat, torch.int64, n, "the indices"),
+            n,
+            address(out, torch.float32, n * self.cols, "the result"),
+        )
+        if status == 1:  # the description is right
+            raise IndexError(
+                f"rows {int(flat.min())} to {int(flat.max())} of a packed weight; "
+                f"allowed: 0 to {self.rows - 1}"
+            )
+        check(status)
+        return out.view(*row.shape, self.cols)
+
+    # --- unpacked --------------------------------------------------------------------
+
+    def parts(self) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return planes, codebook and scale."""
+        buffers = self._buffers
+        return buffers["planes"], buffers["codebook"], buffers["scale"]
 
     def index(self) -> torch.Tensor:
         """Return the indices (rows, cols), uint8."""
         return from_planes(self.planes, self.rows, self.cols, self.bits)
 
     def dense(self) -> torch.Tensor:
-        """Return the weight itself in float32, in its shape."""
-        if self.planes.device.type == "cpu" and available():
-            out = torch.empty(self.cols, self.rows)
-            threads = torch.get_num_threads()
-            check(
-                library().gq_values(
-                    self.handle(), 0, self.rows, out.data_ptr(), threads, 0
-                )
-            )
-            return out.t().contiguous().view(self.shape)
-        if self._dense is None:
-            # Unpacking in PyTorch is slow: here speed comes before memory.
-            self._dense = reference.dense(self.index(), self.codebook, self.scale)
-        return self._dense.view(self.shape)
+        """Return the weight itself in its type and shape."""
+        return self.matrix().view(self.shape)
 
-    def embed(self, row: torch.Tensor) -> torch.Tensor:
-        """Return rows of the weight: (..., cols) for indices (...).
+    def matrix(self) -> torch.Tensor:
+        """Return the weight itself in its type, (rows, cols)."""
+        parts = self.parts()
+        if context.is_recorded(parts[0]):
+            values = torch.ops.espnet_gq.packed_values(*parts, self.rows, self.cols)
+        else:
+            values = self._values()
+        return values.to(self._dtype)
 
-        Raises:
-            IndexError: If there is no such row.
-        """
-        if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < self.rows:
-            raise IndexError(
-                f"rows {int(row.min())} to {int(row.max())} of a packed weight; "
-                f"allowed: 0 to {self.rows - 1}"
-            )
-        if self.planes.device.type != "cpu" or not available():
-            return F.embedding(row, self.dense().view(self.rows, self.cols))
-        flat = row.reshape(-1).long().contiguous()
-        out = torch.empty(flat.numel(), self.cols)
+    def compute_values(self) -> torch.Tensor:
+        """Return the weight in float32, (rows, cols), from plain buffers."""
+        library = kernels.library()
+        if library is None or self.device.type != "cpu":
+            return reference.dense(self.index(), self.codebook, self.scale)
+        out = torch.empty(self.cols, self.rows, dtype=torch.float32, device="cpu")
         check(
-            library().gq_rows(
-                self.handle(), flat.data_ptr(), flat.numel(), out.data_ptr()
+            library.gq_values(
+                self.description(),
+                0,
+                self.rows,
+                address(out, torch.float32, out.numel(), "the result"),
+                torch.get_num_threads(),
+                0,
             )
         )
-        return out.view(*row.shape, self.cols)
+        return out.t().contiguous()
+
+    def _values(self) -> torch.Tensor:
+        """Return `compute_values`, kept where unpacking is slow."""
+        device = self.device.type
+        if device == "meta" or (device == "cpu" and kernels.library() is not None):
+            return self.compute_values()
+        parts, found = self.parts(), self._unpacked
+        # Versions of tensors do not tell of writes through `.data`: values do.
+        if found is not None and all(
+            a.device == b.device and torch.equal(a, b) for a, b in zip(parts, found[0])
+        ):
+            return found[1]
+        with torch.inference_mode(False), torch.no_grad():  # for any later use
+            values = self.compute_values()
+            kept = tuple(part.detach().clone() for part in parts)
+        self.__dict__["_unpacked"] = kept, values
+        return values
+
+
+class Product(torch.autograd.Function):
+    """The product of a mode, with the gradient of the exact one."""
+
+    @staticmethod
+    def forward(ctx, x, bias, weight):
+        ctx.weight = weight
+        # Autograd then notices changes in place before the gradient is taken.
+        ctx.save_for_backward(*(t for t in weight.parts() if not t.is_inference()))
+        return weight.compute(x, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.saved_tensors
+        to_x = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_x = grad @ ctx.weight.matrix().to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            to_bias = grad.sum_to_size(grad.shape[-1])
+        return to_x, to_bias, None

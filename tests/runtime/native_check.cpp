@@ -149,37 +149,35 @@ void serial_team(void (*work)(void *), void *what, unsigned threads, unsigned) {
 struct matrix {
     int64_t rows, cols, scales;
     int bits;
-    float unit;
+    float unit = 0;
     bool with_bias;
     buffer<uint8_t> stream, planes;
-    buffer<float> value, scale, bias;
-    buffer<int8_t> code;
+    buffer<float> codebook, scale, bias;
+    std::vector<int> code; /* the codebook is about unit * code */
     std::vector<uint8_t> index;
 
     matrix(int64_t rows, int64_t cols, int bits, int64_t scales, bool with_bias,
            float gain = 1.0f)
         : rows(rows), cols(cols), scales(scales), bits(bits), with_bias(with_bias),
           stream((rows * cols * bits + 7) / 8),
-          planes((rows + 15) / 16 * ((cols + 31) / 32) * 64 * bits), value(256),
-          scale(scales), bias(rows), code(256), index((size_t)(rows * cols)) {
+          planes((rows + 15) / 16 * ((cols + 31) / 32) * 64 * bits),
+          codebook((int64_t)1 << bits), scale(scales), bias(rows),
+          code((size_t)1 << bits), index((size_t)(rows * cols)) {
         for (int64_t i = 0; i < stream.size; ++i) stream[i] = (uint8_t)random_word();
         for (int64_t i = 0; i < rows * cols; ++i)
             for (int64_t b = 0; b < bits; ++b) {
                 int64_t bit = i * bits + b;
                 index[(size_t)i] |= (uint8_t)((stream[bit / 8] >> bit % 8 & 1) << b);
             }
-        /* Codes that have nothing to do with the centroids: neither passes for the
-         * other. */
-        unit = (1.0f + uniform() / 2) / 127;
-        bool extreme = chance(25);
-        for (int64_t i = 0; i < 256; ++i) {
-            bool first = i < (int64_t)1 << bits;
-            int64_t from = i % ((int64_t)1 << bits);
-            value[i] = first ? (chance(5) ? 0.0f : uniform()) : value[from];
-            code[i] = !first   ? code[from]
-                      : extreme ? (int8_t)(chance(50) ? 127 : -127)
-                                : (int8_t)between(-127, 127);
-        }
+        /* Any centroids, extreme ones, or ones that round to even from half-way. */
+        const int64_t shape = below(4);
+        for (int64_t i = 0; i < codebook.size; ++i)
+            codebook[i] = chance(5)    ? 0.0f
+                          : shape == 0 ? (chance(50) ? 0.9f : -0.9f)
+                          : shape == 1 ? (float)between(-254, 254) / 256
+                                       : uniform();
+        if (shape == 1) codebook[below(codebook.size)] = 127.0f / 128;
+        round_codebook();
         for (int64_t i = 0; i < scales; ++i) scale[i] = gain * (1.1f + uniform());
         for (int64_t i = 0; i < rows; ++i) bias[i] = uniform();
         if (gq_planes_size(rows, cols, bits) != planes.size)
@@ -192,10 +190,18 @@ struct matrix {
                  bits);
     }
 
+    void round_codebook() {
+        float most = 0;
+        for (int64_t i = 0; i < codebook.size; ++i)
+            if (fabsf(codebook[i]) > most) most = fabsf(codebook[i]);
+        const double exact = most > 0 ? (double)most / 127 : 1;
+        unit = (float)exact;
+        for (int64_t i = 0; i < codebook.size; ++i)
+            code[(size_t)i] = (int)rint((double)codebook[i] / exact);
+    }
     gq_weight handle() const {
-        return {planes.data, value.data, code.data,  scale.data,
-                with_bias ? bias.data : nullptr,     rows,
-                cols,        scales,     unit,       bits};
+        return {planes.data, codebook.data, scale.data, with_bias ? bias.data : nullptr,
+                rows,        cols,          scales,     bits};
     }
     float scale_of(int64_t r) const { return scale[r / (rows / scales)]; }
     uint8_t at(int64_t r, int64_t c) const {
@@ -279,7 +285,7 @@ answer exact_product(const matrix &w, const double *x, int64_t r) {
     double sum = 0, magnitude = 0;
     const uint8_t *index = w.index.data() + r * w.cols;
     for (int64_t c = 0; c < w.cols; ++c) {
-        double term = (double)w.value[index[c]] * x[c];
+        double term = (double)w.codebook[index[c]] * x[c];
         sum += term;
         magnitude += fabs(term);
     }
@@ -397,7 +403,7 @@ void check_values(const matrix &w) {
             ++records[(size_t)isa].cases;
             for (int64_t i = 0; i < out.size; ++i) {
                 int64_t r = first + i % count, c = i / count;
-                float want = w.value[w.at(r, c)] * w.scale_of(r);
+                float want = w.codebook[w.at(r, c)] * w.scale_of(r);
                 if (out[i] != want)
                     fail("gq_values, %s, %s: [%ld, %ld] is %.9g, not %.9g",
                          gq_isa_name(isa), w.name().c_str(), (long)r, (long)c, out[i],
@@ -417,7 +423,7 @@ void check_rows(const matrix &w) {
         fail("gq_rows refused %s", w.name().c_str());
     for (int64_t i = 0; i < out.size; ++i) {
         int64_t r = row[i / w.cols], c = i % w.cols;
-        float want = w.value[w.at(r, c)] * w.scale_of(r);
+        float want = w.codebook[w.at(r, c)] * w.scale_of(r);
         if (out[i] != want)
             fail("gq_rows, %s: [%ld, %ld] is %.9g, not %.9g", w.name().c_str(), (long)r,
                  (long)c, out[i], want);
@@ -667,6 +673,19 @@ void check_refusals() {
         expect(gq_read((const uint8_t *)x.data, 256, 1, isa) == 0, "gq_read");
     }
     REFUSED(gq_linear(nullptr, x.data, 1, out.data, GQ_EXACT, 1, 0));
+    for (int missing = 0; missing < 3; ++missing) {
+        gq_weight h = good;
+        if (missing == 0) h.planes = nullptr;
+        if (missing == 1) h.codebook = nullptr;
+        if (missing == 2) h.scale = nullptr;
+        int64_t row = 0;
+        REFUSED(gq_linear(&h, x.data, 1, out.data, GQ_EXACT, 1, 0));
+        REFUSED(gq_values(&h, 0, 1, out.data, 1, 0));
+        REFUSED(gq_rows(&h, &row, 1, out.data));
+    }
+    REFUSED(gq_linear(&good, nullptr, 1, out.data, GQ_EXACT, 1, 0));
+    REFUSED(gq_linear(&good, x.data, 1, nullptr, GQ_EXACT, 1, 0));
+    REFUSED(gq_values(&good, 0, 1, nullptr, 1, 0));
     for (int64_t m : {(int64_t)-1, most, -most - 1, huge})
         REFUSED(gq_linear(&good, x.data, m, out.data, GQ_EXACT, 1, 0));
     for (int mode : {-1, 2}) REFUSED(gq_linear(&good, x.data, 1, out.data, mode, 1, 0));
@@ -683,6 +702,10 @@ void check_refusals() {
     }
     int64_t first = 0;
     REFUSED(gq_rows(&good, &first, -1, out.data));
+    REFUSED(gq_rows(&good, nullptr, 1, out.data));
+    REFUSED(gq_rows(&good, &first, 1, nullptr));
+    REFUSED(gq_fill_planes(nullptr, 4, 4, 4, (uint8_t *)out.data));
+    REFUSED(gq_fill_planes((const uint8_t *)x.data, 4, 4, 4, nullptr));
     expect(gq_read((const uint8_t *)x.data, -256, 1, 0) == 0, "gq_read");
 }
 
@@ -742,7 +765,8 @@ void check_large() {
     check_linear(matrix(33, 300, (int)between(1, 8), 1, false), 300);
     matrix widest(17, 1 << 16, (int)between(1, 8), 1, false);
     for (int sign : {1, -1}) {
-        widest.code.fill((int8_t)(127 * sign));
+        widest.codebook.fill(0.3f * (float)sign);
+        widest.round_codebook();
         check_linear(widest, 1, EDGES);
         buffer<float> x(widest.cols), out(widest.rows);
         x.fill(0.5f);

@@ -1,6 +1,7 @@
 /* Everything but the kernels: tiles, threads, scales and the time loop. */
 #include "api.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +55,8 @@ bool sizes_ok(int64_t rows, int64_t cols, int bits) {
 
 bool weight_ok(const gq_weight *w) {
     return w && sizes_ok(w->rows, w->cols, w->bits) && w->scales >= 1 &&
-           w->rows % w->scales == 0;
+           w->rows % w->scales == 0 && w->codebook && w->scale &&
+           (w->planes || w->rows == 0 || w->cols == 0);
 }
 
 int64_t blocks(const gq_weight *w) { return over(w->cols, COLS); }
@@ -68,14 +70,44 @@ float scale_of(const gq_weight *w, int64_t row) {
 /* Rows of the tile that starts at row i of m: 1, 2, 4 or 8, some past the end. */
 int tile_log2(int64_t left) { return left >= 5 ? 3 : left >= 3 ? 2 : left >= 2 ? 1 : 0; }
 
-tables tables_of(const gq_weight *w) {
+/* Round to a whole number, half to even, where |x| < 2^51. */
+double whole(double x) {
+    const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
+    return (x + shift) - shift;
+}
+
+/* The codebook rounded to 8 bits, and its unit. */
+void round_codebook(const float *codebook, int size, tables *t) {
+    float most = 0.0f;
+    bool finite = true;
+    for (int i = 0; i < size; ++i) {
+        float magnitude = fabsf(codebook[i]);
+        finite = finite && magnitude < INFINITY;
+        if (magnitude > most) most = magnitude;
+    }
+    double unit = most > 0.0f ? (double)most / 127 : 1.0;
+    for (int i = 0; i < size; ++i)
+        t->code[i] = finite ? (int8_t)whole((double)codebook[i] / unit) : (int8_t)0;
+    t->unit = finite ? (float)unit : NAN;
+}
+
+tables tables_of(const gq_weight *w, int mode) {
     tables t;
-    memcpy(t.value, w->value, sizeof t.value);
-    memcpy(t.code, w->code, sizeof t.code);
-    for (int i = 0; i < 256; ++i) {
+    const int size = 1 << w->bits;
+    memcpy(t.value, w->codebook, (size_t)size * sizeof *t.value);
+    if (mode == GQ_INT8)
+        round_codebook(w->codebook, size, &t);
+    else
+        t.unit = 0.0f;
+    for (int i = 0; i < size; ++i) {
         uint32_t bits;
         memcpy(&bits, &t.value[i], 4);
         for (int k = 0; k < 4; ++k) t.byte[k][i] = (uint8_t)(bits >> 8 * k);
+    }
+    for (int have = size; have < 256; have *= 2) {
+        memcpy(t.value + have, t.value, (size_t)have * sizeof *t.value);
+        if (mode == GQ_INT8) memcpy(t.code + have, t.code, (size_t)have);
+        for (int k = 0; k < 4; ++k) memcpy(t.byte[k] + have, t.byte[k], (size_t)have);
     }
     return t;
 }
@@ -90,7 +122,7 @@ struct product {
     int mode;
     int64_t width;  /* cols, filled up to whole blocks */
     int64_t stripes_a_task, tiles_a_task, row_tasks;
-    tables t;
+    const tables *t;
     void *tiles;    /* (m filled up, width) float or int8 */
     float *unit;    /* (m filled up), int8 */
     int32_t *total; /* (m filled up), int8 */
@@ -151,7 +183,7 @@ void store(const product &p, const stripe_t &s, int64_t first, const sums &sum) 
     float *out = p.out + first * p.w->rows + s.row;
     for (int64_t i = 0; i < n; ++i, out += p.w->rows) {
         if (p.mode == GQ_INT8) {
-            float unit = p.unit[first + i] * p.w->unit;
+            float unit = p.unit[first + i] * p.t->unit;
             for (int64_t r = 0; r < s.rows; ++r)
                 out[r] = s.bias[r] + (float)sum.code[i * ROWS + r] * (unit * s.scale[r]);
         } else {
@@ -167,11 +199,11 @@ void multiply_tile(const product &p, const stripe_t &s, int64_t tile) {
     int log2 = tile_log2(p.m - first), width = p.w->bits - 1;
     sums sum;
     if (p.mode == GQ_INT8)
-        p.set->dot_int8[log2][width](s.planes, blocks(p.w), &p.t,
+        p.set->dot_int8[log2][width](s.planes, blocks(p.w), p.t,
                                      (const int8_t *)p.tiles + begin, p.total + first,
                                      sum.code);
     else
-        p.set->dot_float[log2][width](s.planes, blocks(p.w), &p.t,
+        p.set->dot_float[log2][width](s.planes, blocks(p.w), p.t,
                                       (const float *)p.tiles + begin, sum.value);
     store(p, s, first, sum);
 }
@@ -197,9 +229,9 @@ void multiply_tiles(const product &p, const stripe_t &s, int64_t tile, int64_t l
         int64_t count = least(most, blocks(w) - block);
         const uint8_t *planes = s.planes + block * 64 * w->bits;
         if (int8)
-            p.set->codes[w->bits - 1](planes, count, &p.t, chunk.code);
+            p.set->codes[w->bits - 1](planes, count, p.t, chunk.code);
         else
-            p.set->values[w->bits - 1](planes, count, &p.t, chunk.value);
+            p.set->values[w->bits - 1](planes, count, p.t, chunk.value);
         ahead_t ahead = {planes + count * 64 * w->bits, over(w->bits, full)};
         for (int64_t i = tile; i < last; ++i, ahead.at += 64 * ahead.lines * count) {
             if (i == tile + full) ahead.lines = 0; /* a few rows leave no time for it */
@@ -245,9 +277,9 @@ int64_t workspace(int64_t cols, int64_t m, int mode) {
     return mode == GQ_INT8 ? rows * (width + 8) : rows * width * 4;
 }
 
-int linear(const gq_weight *w, const float *x, int64_t m, float *out, int mode,
-           int threads, const instruction_set *set, void *memory) {
-    if (m == 0 || w->rows == 0) return 0;
+void linear(const gq_weight *w, const tables *t, const float *x, int64_t m, float *out,
+            int mode, int threads, const instruction_set *set, void *memory) {
+    if (m == 0 || w->rows == 0) return;
     product p;
     p.w = w;
     p.set = set;
@@ -256,7 +288,7 @@ int linear(const gq_weight *w, const float *x, int64_t m, float *out, int mode,
     p.out = out;
     p.mode = mode;
     p.width = blocks(w) * COLS;
-    p.t = tables_of(w);
+    p.t = t;
     int64_t rows = over(m, TILE) * TILE, tiles = over(m, TILE);
     p.unit = (float *)memory;
     p.total = (int32_t *)(p.unit + rows);
@@ -272,7 +304,6 @@ int linear(const gq_weight *w, const float *x, int64_t m, float *out, int mode,
     p.stripes_a_task = over(stripes(w), most == 1 ? 1 : 8 * most);
     p.row_tasks = over(stripes(w), p.stripes_a_task);
     run_tasks(multiply, &p, p.row_tasks * over(tiles, p.tiles_a_task), (int)most);
-    return 0;
 }
 
 /* The index of row r, column c. */
@@ -354,7 +385,7 @@ int64_t gq_planes_size(int64_t rows, int64_t cols, int bits) {
 int gq_fill_planes(const uint8_t *stream, int64_t rows, int64_t cols, int bits,
                    uint8_t *planes) {
     int64_t size = gq_planes_size(rows, cols, bits);
-    if (size < 0) return 1;
+    if (size < 0 || (size > 0 && (!stream || !planes))) return 1;
     if (size) memset(planes, 0, (size_t)size);
     int64_t stripe_bytes = over(cols, COLS) * 64 * bits;
     uint64_t bit = 0;
@@ -381,37 +412,39 @@ int gq_linear(const gq_weight *w, const float *x, int64_t m, float *out, int mod
               int threads, int isa) {
     const instruction_set *set = instructions(isa);
     if (!weight_ok(w) || !set || m < 0 || m >= MOST / (w->cols + COLS) ||
-        (mode != GQ_EXACT && mode != GQ_INT8) || (mode == GQ_INT8 && w->cols > 1 << 16))
+        (mode != GQ_EXACT && mode != GQ_INT8) ||
+        (mode == GQ_INT8 && w->cols > 1 << 16) || (m > 0 && w->cols > 0 && !x) ||
+        (m > 0 && w->rows > 0 && !out))
         return 1;
     void *memory = malloc((size_t)workspace(w->cols, m, mode) + 1);
     if (!memory) return 2;
-    int status = linear(w, x, m, out, mode, threads, set, memory);
+    const tables t = tables_of(w, mode);
+    linear(w, &t, x, m, out, mode, threads, set, memory);
     free(memory);
-    return status;
+    return 0;
 }
 
 int gq_values(const gq_weight *w, int64_t first, int64_t count, float *out, int threads,
               int isa) {
     const instruction_set *set = instructions(isa);
     if (!weight_ok(w) || !set || first < 0 || first % ROWS || count < 0 ||
-        first > w->rows || count > w->rows - first)
+        first > w->rows || count > w->rows - first || (count > 0 && w->cols > 0 && !out))
         return 1;
-    unpacking u = {w, set, first, count, out, {}};
-    u.t = tables_of(w);
+    unpacking u = {w, set, first, count, out, tables_of(w, GQ_EXACT)};
     bool many = (double)count * (double)w->cols >= 1 << 16;
     run_tasks(unpack_stripe, &u, over(count, ROWS), many ? threads : 1);
     return 0;
 }
 
 int gq_rows(const gq_weight *w, const int64_t *row, int64_t n, float *out) {
-    if (!weight_ok(w) || n < 0) return 1;
+    if (!weight_ok(w) || n < 0 || (n > 0 && (!row || (w->cols > 0 && !out)))) return 1;
     for (int64_t i = 0; i < n; ++i)
         if (row[i] < 0 || row[i] >= w->rows) return 1;
     for (int64_t i = 0; i < n; ++i, out += w->cols) {
         const uint8_t *stripe = w->planes + row[i] / ROWS * stripe_bytes(w);
         float scale = scale_of(w, row[i]);
         for (int64_t c = 0; c < w->cols; ++c)
-            out[c] = scale * w->value[index_of(stripe, w->bits, row[i] % ROWS, c)];
+            out[c] = scale * w->codebook[index_of(stripe, w->bits, row[i] % ROWS, c)];
     }
     return 0;
 }
@@ -428,7 +461,8 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
         (hr && (!weight_ok(hr) || hr->cols != units || hr->rows != hh->cols)) ||
         (!hr && hh->cols != units) || ld < hh->cols ||
         (mode != GQ_EXACT && mode != GQ_INT8) ||
-        (mode == GQ_INT8 && (units > 1 << 16 || hh->cols > 1 << 16)))
+        (mode == GQ_INT8 && (units > 1 << 16 || hh->cols > 1 << 16)) ||
+        (steps > 0 && (!input || !active || !h || !out || (cell == GQ_LSTM && !c))))
         return 1;
     int64_t outputs = hh->cols, total = 0;
     int64_t width = outputs > units ? outputs : units;
@@ -446,11 +480,12 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
     float *hidden = memory, *unprojected = hidden + batch * hh->rows;
     float *both = unprojected + raw;
     void *space = both + hh->rows;
+    const tables of_hh = tables_of(hh, mode), of_hr = tables_of(hr ? hr : hh, mode);
     int64_t row = reverse ? total : 0;
     for (int64_t step = 0; step < steps; ++step) {
         int64_t n = active[reverse ? steps - 1 - step : step];
         if (reverse) row -= n;
-        linear(hh, h, n, hidden, mode, threads, set, space);
+        linear(hh, &of_hh, h, n, hidden, mode, threads, set, space);
         for (int64_t i = 0; i < n; ++i) {
             const float *from_input = input + (row + i) * hh->rows;
             const float *from_hidden = hidden + i * hh->rows;
@@ -463,7 +498,7 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
                 set->gru(from_input, from_hidden, h + i * units, units);
             }
         }
-        if (hr) linear(hr, unprojected, n, h, mode, threads, set, space);
+        if (hr) linear(hr, &of_hr, unprojected, n, h, mode, threads, set, space);
         for (int64_t i = 0; i < n; ++i)
             memcpy(out + (row + i) * ld, h + i * outputs, (size_t)outputs * 4);
         if (!reverse) row += n;
@@ -475,7 +510,7 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
 uint64_t gq_read(const uint8_t *data, int64_t bytes, int threads, int isa) {
     const instruction_set *set = instructions(isa);
     uint64_t sum = 0;
-    if (!set || bytes <= 0) return 0;
+    if (!set || !data || bytes <= 0) return 0;
     reading r = {data, bytes / 256 * 256, set, &sum};
     run_tasks(read_part, &r, over(r.bytes, READ_BYTES), threads);
     return sum;

@@ -1,7 +1,8 @@
 /* The interface of the library: plain C, called through ctypes.
  *
  * Functions return 0, 1 when an argument is out of range, 2 when memory is lacking.
- * `isa` is a number below gq_isa_count(), 0 the best of this machine.
+ * `isa` is a number below gq_isa_count(), 0 the best of this machine. Sizes are checked
+ * and NULL is refused; that a pointer leads to so much memory is for the caller to see to.
  */
 #ifndef ESPNET_GQ_API_H
 #define ESPNET_GQ_API_H
@@ -12,15 +13,18 @@
 extern "C" {
 #endif
 
-/* A weight matrix: w[r, c] = scale[r / (rows / scales)] * value[index[r, c]]. */
+/* A weight matrix: w[r, c] = scale[r / (rows / scales)] * codebook[index[r, c]].
+ *
+ * Nothing is derived from it beforehand: each call reads what the pointers lead to. In
+ * mode GQ_INT8 the codebook is rounded to code = round(codebook / unit), half to even,
+ * where unit = max |codebook| / 127 (1 of a codebook of zeros, NaN where a centroid is
+ * not finite). */
 typedef struct {
-    const uint8_t *planes; /* gq_planes_size() bytes, see kernels.h */
-    const float *value;    /* (256) centroids, repeated with period 2^bits */
-    const int8_t *code;    /* (256) value is about unit * code */
-    const float *scale;    /* (scales) */
-    const float *bias;     /* (rows), or NULL */
+    const uint8_t *planes;  /* gq_planes_size() bytes, see kernels.h */
+    const float *codebook;  /* (2^bits) centroids */
+    const float *scale;     /* (scales) */
+    const float *bias;      /* (rows), or NULL */
     int64_t rows, cols, scales;
-    float unit;
     int bits;
 } gq_weight;
 

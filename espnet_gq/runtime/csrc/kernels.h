@@ -31,8 +31,9 @@ struct part {
 /* The codebook, in the forms that kernels look values up in. */
 struct tables {
     float value[256];  /* centroid of index i, repeated with period 2^bits */
-    int8_t code[256];  /* the same rounded: value = unit * code */
+    int8_t code[256];  /* the same rounded: value is about unit * code */
     uint8_t byte[4][256]; /* the bytes of value, lowest first */
+    float unit;
 };
 
 /* What may be asked of memory meanwhile: some lines of 64 bytes for each block. */

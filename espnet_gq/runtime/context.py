@@ -1,0 +1,77 @@
+"""What surrounds a call of a packed layer: who records operations, and autocast.
+
+The kernels are called through ctypes, which PyTorch does not see. Where it has to see
+what is computed, an operator (`ops.py`) or PyTorch operations take their place.
+"""
+
+import contextlib
+from typing import ContextManager, Optional
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+PLAIN = (torch.Tensor, nn.Parameter)
+"""Types of tensors whose numbers may be read from memory."""
+
+_tracing = torch._C._get_tracing_state
+_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_autocast = torch._C._is_any_autocast_enabled
+
+
+def is_usual() -> bool:
+    """Return whether nothing but eager code and autograd surrounds the call."""
+    return (
+        _tracing() is None
+        and _modes() == 0
+        and _transforms() is None
+        and forward_ad._current_level < 0
+        and not _autocast()
+    )
+
+
+def is_recorded(tensor: torch.Tensor) -> bool:
+    """Return whether operations on a tensor are recorded, or are its own.
+
+    So they are by torch.compile, torch.export, torch.jit.trace, make_fx and other
+    dispatch modes, and by subclasses of tensors.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or _tracing() is not None
+        or _modes() > 0
+        or type(tensor) not in PLAIN
+    )
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func or forward-mode differentiation takes part."""
+    return _transforms() is not None or forward_ad._current_level >= 0
+
+
+def autocast_type(tensor: torch.Tensor) -> Optional[torch.dtype]:
+    """Return the type that autocast wants of products with a tensor, None without."""
+    if not _autocast():
+        return None
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return None
+    eligible = tensor.is_floating_point() and tensor.dtype is not torch.float64
+    if not eligible or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def without_autocast(device: torch.device) -> ContextManager:
+    """Return a context without autocast."""
+    if not _autocast():
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def wants_gradient(*tensors: Optional[torch.Tensor]) -> bool:
+    """Return whether autograd follows one of the tensors."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)

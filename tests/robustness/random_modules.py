@@ -1,0 +1,595 @@
+"""Small random modules made of every layer that can be quantized, with its options.
+
+A `Spec` says all about one: its blocks, its input, its configuration, its types. It is
+plain data, so that a failing one can be printed, shrunk and built again.
+"""
+
+import contextlib
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import nn
+
+from espnet_gq.quantizer.methods import METHODS
+
+DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float32", "float64", "bfloat16", "float16")
+}
+
+
+# --- blocks: x (batch, time, size), (time, size) or (size,) -> the same ---------------
+
+
+class Convolution(nn.Module):
+    """A convolution over time, or over time and a part of the features."""
+
+    def __init__(self, channels: Optional[int], **options: Any):
+        super().__init__()
+        self.channels = channels
+        self.conv = (nn.Conv1d if channels is None else nn.Conv2d)(**options)
+
+    def forward(self, x):
+        if self.channels is None:
+            return self.conv(x.transpose(-1, -2)).transpose(-1, -2)
+        x = x.unflatten(-1, (self.channels, -1)).transpose(-2, -3)
+        return self.conv(x).transpose(-2, -3).flatten(-2)
+
+
+class Recurrent(nn.Module):
+    """An LSTM or GRU, perhaps with states to begin with, or on padded sequences."""
+
+    def __init__(self, kind, states: Optional[int], lengths, **options: Any):
+        super().__init__()
+        self.rnn = getattr(nn, kind)(**options)
+        self.lengths = lengths
+        self.has_states = states is not None
+        if self.has_states:
+            rnn = self.rnn
+            stacked = rnn.num_layers * (2 if rnn.bidirectional else 1)
+            batch = [states] if states >= 0 else []
+            for name, size in (
+                ("h", rnn.proj_size or rnn.hidden_size),
+                ("c", rnn.hidden_size),
+            ):
+                self.register_buffer(name, torch.randn(stacked, *batch, size))
+
+    def forward(self, x):
+        rnn, states = self.rnn, None
+        if self.has_states:
+            states = (self.h, self.c) if rnn.mode == "LSTM" else self.h
+        turned = x.dim() == 3 and not rnn.batch_first
+        if turned:
+            x = x.transpose(0, 1)
+        if self.lengths:
+            first = rnn.batch_first
+            lengths = torch.tensor(self.lengths)
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, first, False)
+            y, last = rnn(x, states)
+            y, _ = nn.utils.rnn.pad_packed_sequence(y, first)
+        else:
+            y, last = rnn(x, states)
+        last = last[0] if rnn.mode == "LSTM" else last
+        if turned:
+            y = y.transpose(0, 1)
+        return y + last.mean()if last.numel() else y
+
+
+class Cell(nn.Module):
+    """A cell that steps through time."""
+
+    def __init__(self, kind, **options: Any):
+        super().__init__()
+        self.cell = getattr(nn, kind)(**options)
+
+    def forward(self, x):
+        if x.dim() == 1:
+            return self._hidden(self.cell(x))
+        state, out = None, []
+        for step in x.unbind(-2):
+            state = self.cell(step, state)
+            out.append(self._hidden(state))
+        return torch.stack(out, -2)
+
+    @staticmethod
+    def _hidden(state):
+        return state if torch.is_tensor(state) else state[0]
+
+
+class Attention(nn.Module):
+    """PyTorch's attention, whose own projections are not quantized."""
+
+    def __init__(self, size, heads):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, batch_first=True)
+
+    def forward(self, x):
+        return x + self.attention(x, x, x, need_weights=False)[0]
+
+
+class Transformer(nn.Module):
+    """PyTorch's Transformer layers, whose fast path reads weights."""
+
+    def __init__(self, layers, padded: Optional[Tuple[Tuple[bool, ...], ...]], **options):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(batch_first=True, **options)
+        self.single = not layers
+        self.encoder = layer if self.single else nn.TransformerEncoder(layer, layers)
+        self.register_buffer("padded", None if padded is None else torch.tensor(padded))
+
+    def forward(self, x):
+        y = self.encoder(x, src_key_padding_mask=self.padded)
+        if self.padded is None:
+            return y
+        # The fast path leaves zeros where there is padding, others leave numbers.
+        return y.masked_fill(self.padded.unsqueeze(-1), 0.0)
+
+
+class Masked(nn.Module):
+    """Causal attention without weights; its mask is a buffer that holds -inf."""
+
+    def __init__(self, time):
+        super().__init__()
+        mask = torch.full((time, time), -torch.inf).triu(1)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        scores = x @ x.transpose(-1, -2) / x.shape[-1]
+        return (scores + self.mask).softmax(-1) @ x
+
+
+class Batched(nn.BatchNorm1d):
+    """Batch normalization over (batch, time, size)."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Autoencoder(nn.Module):
+    """A layer whose weight serves once more, transposed, as a mere tensor."""
+
+    def __init__(self, size, hidden):
+        super().__init__()
+        self.layer = nn.Linear(size, hidden)
+
+    def forward(self, x):
+        return F.linear(torch.tanh(self.layer(x)), self.layer.weight.t())
+
+
+class Remembering(nn.Module):
+    """A module with a state beside tensors."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def get_extra_state(self):
+        return {"value": self.value, "names": ["a", None]}
+
+    def set_extra_state(self, state):
+        self.value = state["value"]
+
+    def forward(self, x):
+        return x + self.value
+
+
+class Gated(nn.Module):
+    """A gated linear unit."""
+
+    def __init__(self, size, hidden):
+        super().__init__()
+        self.layer = nn.Linear(size, 2 * hidden, bias=False)
+
+    def forward(self, x):
+        return F.glu(self.layer(x), -1)
+
+
+BLOCKS = {
+    cls.__name__: cls
+    for cls in (
+        *(nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.Sequential),
+        *(nn.Tanh, nn.GELU, Convolution, Recurrent, Cell, Attention, Transformer),
+        *(Masked, Batched, Autoencoder, Remembering, Gated),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: a name of BLOCKS and its arguments, or "again" and whose."""
+
+    kind: str
+    options: Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All about one module and what is done to it."""
+
+    blocks: Tuple[Block, ...]
+    head: Optional[str]
+    """How the weight of the first block, an embedding, is used once more."""
+    alias: bool
+    """Whether the last block is called by a second name."""
+    shape: Tuple[int, ...]
+    """Of the input, without the features where they are not looked up."""
+    values: str
+    """What the weights are like."""
+    dtype: str
+    default: str
+    """PyTorch's default type while the module is prepared, packed and evaluated."""
+    conf: Dict[str, Any]
+    steps: int
+    """Training steps after preparation."""
+    frozen: bool
+    seed: int
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether the input is that of an embedding."""
+        return self.blocks[0].kind == "Embedding"
+
+    def build(self, seed: Optional[int] = None, dtype: Optional[str] = None) -> nn.Module:
+        """Return the float module."""
+        with seeded(self.seed if seed is None else seed):
+            return Net(self).to(DTYPES[dtype or self.dtype])
+
+    def input(self, seed: int = 0, dtype: Optional[str] = None) -> torch.Tensor:
+        """Return an input."""
+        with seeded(self.seed + 1000 + seed):
+            if self.looked_up:
+                return torch.randint(0, self.blocks[0].options["num_embeddings"], self.shape)
+            return torch.randn(self.shape, dtype=torch.float32).to(
+                DTYPES[dtype or self.dtype]
+            )
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw the block's random numbers from a seed; leave the generator as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def default_dtype(name: str) -> Iterator[None]:
+    """Change PyTorch's default type within the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPES[name])
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Net(nn.Module):
+    """The module of a `Spec`."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for block in spec.blocks:
+            if block.kind == "again":
+                self.blocks.append(self.blocks[block.options["of"]])
+            else:
+                self.blocks.append(BLOCKS[block.kind](**copy.deepcopy(block.options)))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                _set(parameter, spec.values)
+            for module in self.modules():
+                if isinstance(module, Batched):
+                    module.running_mean.normal_()
+                    module.running_var.uniform_(0.5, 2.0)
+        self.head = spec.head
+        if spec.head == "tied":
+            embedding = self.blocks[0]
+            self.out = nn.Linear(embedding.embedding_dim, embedding.num_embeddings)
+            self.out.weight = embedding.weight
+        self.last = self.blocks[-1] if spec.alias else None
+        if spec.frozen:
+            self.requires_grad_(False)
+
+    def forward(self, x):
+        blocks = list(self.blocks)
+        if self.last is not None:
+            blocks[-1] = self.last
+        for block in blocks:
+            x = block(x)
+        if self.head == "tied":
+            return self.out(x)
+        if self.head == "functional":
+            return F.linear(x, self.blocks[0].weight)
+        if self.head == "product":
+            return x @ self.blocks[0].weight.T
+        if self.head == "penalty":
+            return x, self.blocks[0].weight.square().mean()
+        return x
+
+
+def _set(parameter: torch.Tensor, values: str) -> None:
+    if values == "zeros":
+        parameter.zero_()
+    elif values == "ones":
+        parameter.fill_(1.0)
+    elif values == "a row of zeros" and parameter.dim() > 1 and len(parameter):
+        parameter[-1] = 0.0
+    elif values == "heavy tails" and parameter.dim() > 1:
+        parameter.copy_(0.2 * torch.randn_like(parameter) ** 3)
+    elif values == "large":
+        parameter.mul_(10.0)
+    elif values == "tiny" and parameter.dim() > 1:
+        parameter.mul_(1e-6)
+    elif values == "few" and parameter.dim() > 1:
+        parameter.copy_(parameter.sign() * 0.5)
+
+
+# --- strategies -----------------------------------------------------------------------
+
+SIZES = st.one_of(st.integers(1, 6), st.sampled_from([8, 16, 17, 33]))
+VALUES = (
+    *("usual", "usual", "usual", "zeros", "ones", "a row of zeros", "heavy tails"),
+    *("large", "tiny", "few"),
+)
+
+
+@st.composite
+def _convolution(draw, shape):
+    *batch, time, size = shape
+    two = draw(st.booleans())
+    channels = None
+    if two:
+        channels = draw(st.sampled_from([c for c in range(1, size + 1) if size % c == 0]))
+    spatial = [time, size // channels] if two else [time]
+    inner = channels or size
+    groups = draw(st.sampled_from([1, 1, inner]))
+    out = groups * draw(st.integers(1, 4))
+    kernel = [draw(st.integers(1, min(3, n + 1))) for n in spatial]
+    dilation = [draw(st.integers(1, 2)) for _ in spatial]
+    mode = draw(st.sampled_from(["zeros", "zeros", "reflect", "circular", "replicate"]))
+    if draw(st.booleans()):
+        stride, padding = [1] * len(spatial), "same"
+        after = spatial
+    else:
+        stride = [draw(st.integers(1, 2)) for _ in spatial]
+        padding = [draw(st.integers(0, max(0, min(2, n - 1)))) for n in spatial]
+        after = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(spatial, padding, dilation, kernel, stride)
+        ]
+        padding = padding if draw(st.booleans()) or any(padding) else "valid"
+        if min(after) < 1:  # too short
+            kernel, after = [1] * len(spatial), None
+            padding = [0] * len(spatial)
+            after = [(n - 1) // s + 1 for n, s in zip(spatial, stride)]
+    if padding == "same" and mode == "reflect" and any(
+        d * (k - 1) >= 2 * n for n, d, k in zip(spatial, dilation, kernel)
+    ):
+        mode = "zeros"
+    options = dict(
+        channels=channels,
+        in_channels=inner,
+        out_channels=out,
+        kernel_size=tuple(kernel),
+        stride=tuple(stride),
+        padding=padding if isinstance(padding, str) else tuple(padding),
+        dilation=tuple(dilation),
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=mode,
+    )
+    size = out * after[1] if two else out
+    return Block("Convolution", options), (*batch, after[0], size)
+
+
+@st.composite
+def _recurrent(draw, shape):
+    *batch, time, size = shape
+    kind = draw(st.sampled_from(["LSTM", "GRU"]))
+    hidden = draw(SIZES)
+    projected = kind == "LSTM" and hidden > 1 and draw(st.booleans())
+    both = draw(st.booleans())
+    states = None
+    if draw(st.booleans()):
+        states = batch[0] if batch else -1
+    lengths = None
+    if batch and batch[0] and draw(st.booleans()):
+        lengths = tuple(draw(st.integers(1, time)) for _ in range(batch[0]))
+        time = max(lengths)
+    options = dict(
+        kind=kind,
+        states=states,
+        lengths=lengths,
+        input_size=size,
+        hidden_size=hidden,
+        num_layers=draw(st.integers(1, 2)),
+        bias=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
+        bidirectional=both,
+    )
+    if projected:
+        options["proj_size"] = draw(st.integers(1, hidden - 1))
+    out = options.get("proj_size") or hidden
+    return Block("Recurrent", options), (*batch, time, out * (1 + both))
+
+
+def _heads(size: int) -> st.SearchStrategy:
+    return st.sampled_from([h for h in (1, 2, 4) if size % h == 0])
+
+
+@st.composite
+def _block(draw, shape, before):
+    """Draw a block for a shape; return it and the shape after it."""
+    *rest, size = shape
+    kinds = ["Linear", "Linear", "Cell", "Other", "Gated", "Autoencoder"]
+    if len(shape) > 1:
+        kinds += ["Convolution", "Convolution", "Recurrent", "Recurrent"]
+        kinds += ["Attention", "Transformer", "Masked"]
+    if len(shape) == 3:
+        kinds += ["Batched"]
+    same = [i for i, (block, s) in enumerate(before) if s == (shape, shape)]
+    if same:
+        kinds += ["again", "again"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "Convolution":
+        return draw(_convolution(shape))
+    if kind == "Recurrent":
+        return draw(_recurrent(shape))
+    after = tuple(shape)
+    if kind == "again":
+        return Block(kind, {"of": draw(st.sampled_from(same))}), after
+    if kind == "Linear":
+        # Often of the same size, so that it can be used again.
+        out = draw(st.one_of(st.just(size), SIZES))
+        options = dict(in_features=size, out_features=out, bias=draw(st.booleans()))
+        return Block(kind, options), (*rest, out)
+    if kind == "Gated":
+        out = draw(SIZES)
+        return Block(kind, dict(size=size, hidden=out)), (*rest, out)
+    if kind == "Cell":
+        out = draw(SIZES)
+        cell = draw(st.sampled_from(["LSTMCell", "GRUCell"]))
+        options = dict(input_size=size, hidden_size=out, bias=draw(st.booleans()))
+        return Block(kind, dict(kind=cell, **options)), (*rest, out)
+    if kind == "Autoencoder":
+        return Block(kind, dict(size=size, hidden=draw(SIZES))), after
+    if kind == "Attention":
+        return Block(kind, dict(size=size, heads=draw(_heads(size)))), after
+    if kind == "Masked":
+        return Block(kind, dict(time=rest[-1])), after
+    if kind == "Batched":
+        return Block(kind, dict(num_features=size)), after
+    if kind == "Transformer":
+        padded = None
+        if len(rest) == 2 and rest[0] and draw(st.booleans()):
+            lengths = [draw(st.integers(1, rest[1])) for _ in range(rest[0])]
+            lengths[0] = rest[1]
+            padded = tuple(tuple(t >= n for t in range(rest[1])) for n in lengths)
+        options = dict(
+            layers=draw(st.integers(0, 2)),
+            padded=padded,
+            d_model=size,
+            nhead=draw(_heads(size)),
+            dim_feedforward=draw(SIZES),
+            dropout=draw(st.sampled_from([0.0, 0.1])),
+            activation=draw(st.sampled_from(["relu", "gelu"])),
+            norm_first=draw(st.booleans()),
+            bias=draw(st.booleans()),
+        )
+        return Block(kind, options), after
+    other = draw(
+        st.sampled_from(["LayerNorm", "Dropout", "Tanh", "GELU", "Remembering"])
+    )
+    options = {
+        "LayerNorm": {"normalized_shape": size},
+        "Dropout": {"p": 0.3},
+        "Remembering": {"value": draw(st.integers(-1, 2)) / 2},
+    }.get(other, {})
+    return Block(other, options), after
+
+
+@st.composite
+def _configuration(draw, blocks: int):
+    bits = draw(st.integers(1, 8))
+    conf: Dict[str, Any] = {"bits": bits}
+    choices = ["gq", "gq", "gq", "uniform", "lloyd_max", "dkm", "free"]
+    choices += ["lsq"] if bits > 1 else []
+    choices += ["ternary"] if bits < 3 else []
+    conf["method"] = method = draw(st.sampled_from(choices))
+    assert set(choices) <= set(METHODS)
+    granularity = draw(st.sampled_from([None, "tensor", "gate", "channel"]))
+    if granularity is not None:
+        conf["granularity"] = granularity
+    if method in ("gq", "dkm", "free"):
+        conf["forward"] = draw(st.sampled_from(["auto", "soft", "hard"]))
+    if method == "gq" and draw(st.booleans()):
+        conf["method_conf"] = draw(
+            st.sampled_from(
+                [{"mu": 255.0}, {"mu": 5.0, "fit": False}, {"train_mu": False}]
+            )
+        )
+    conf["annealing"] = {"steps": 10, "warmup_steps": draw(st.sampled_from([0, 0, 2]))}
+    conf["every"] = draw(st.sampled_from([1, 1, 2]))
+    rules = []
+    # Of what later methods take, or refuse.
+    widths = st.integers(1, 8) if method not in ("ternary", "lsq") else st.just(2)
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        at = draw(st.integers(0, blocks - 1))
+        patterns = ["*", f"blocks.{at}*", f"blocks.{at}.*", "*weight_hh*"]
+        rule: Dict[str, Any] = {"pattern": draw(st.sampled_from(patterns))}
+        what = draw(st.sampled_from(["float", "bits", "granularity"]))
+        if what == "float":
+            rule[what] = True
+        elif what == "bits":
+            rule[what] = draw(widths)
+        else:
+            rule[what] = draw(st.sampled_from(["tensor", "gate", "channel"]))
+        rules.append(rule)
+    if rules:
+        conf["rules"] = rules
+    return conf
+
+
+@st.composite
+def specs(draw):
+    """Draw a `Spec`."""
+    layout = draw(st.sampled_from(["vector", "one", "batch", "batch", "batch"]))
+    batch = draw(st.sampled_from([0, 1, 2, 3]))
+    time = draw(st.sampled_from([1, 2, 3, 5, 8]))
+    outside = {"vector": (), "one": (time,), "batch": (batch, time)}[layout]
+    blocks, before, head = [], [], None
+    size = draw(SIZES)
+    shape = (*outside, size)
+    looked_up = draw(st.booleans())
+    if looked_up:
+        limit = draw(st.sampled_from([None, None, None, 0.5, 2.0]))
+        rows = draw(SIZES)
+        options = dict(
+            num_embeddings=rows,
+            embedding_dim=size,
+            padding_idx=draw(st.sampled_from([None, 0, rows - 1])),
+            max_norm=limit,
+            norm_type=draw(st.sampled_from([2.0, 1.0])),
+            scale_grad_by_freq=draw(st.booleans()),
+            sparse=draw(st.sampled_from([False, False, True])),
+        )
+        blocks.append(Block("Embedding", options))
+        before.append((blocks[0], None))
+        if limit is None:  # a look-up changes the weight: its order would matter
+            head = draw(
+                st.sampled_from(
+                    [None, None, "tied", "functional", "product", "penalty"]
+                )
+            )
+    for _ in range(draw(st.integers(0 if looked_up else 1, 4))):
+        block, after = draw(_block(shape, before))
+        if head in ("tied", "functional", "product") and after[-1] != size:
+            continue
+        blocks.append(block)
+        before.append((block, (shape, after)))
+        shape = after
+    alias = len(blocks) > looked_up and draw(st.sampled_from([False, False, True]))
+    usual = ["float32"] * 5
+    spec = Spec(
+        blocks=tuple(blocks),
+        head=head,
+        alias=alias,
+        shape=outside if looked_up else (*outside, size),
+        values=draw(st.sampled_from(VALUES)),
+        dtype=draw(st.sampled_from([*usual, "float64", "bfloat16", "float16"])),
+        default=draw(st.sampled_from([*usual, "float64", "bfloat16", "float16"])),
+        conf=draw(_configuration(len(blocks))),
+        steps=draw(st.sampled_from([0, 0, 1, 3])),
+        frozen=draw(st.sampled_from([False, False, False, True])),
+        seed=draw(st.integers(0, 99)),
+    )
+    if any(s == 0 for s in spec.shape):
+        spec = replace(spec, steps=0)
+    return spec
