@@ -158,7 +158,7 @@ def _convert(
             if buffer is not None and buffer.dtype != dtype:
                 module._buffers[name] = buffer.to(dtype)
         elif id(parameter) in weights:
-            weights[id(parameter)].to(dtype)
+            nn.Module.to(weights[id(parameter)], dtype)  # its own `to` is a tensor's
         elif parameter.dtype != dtype:
             module._parameters[name] = nn.Parameter(
                 parameter.detach().to(dtype), requires_grad=parameter.requires_grad

@@ -83,14 +83,14 @@ def test_decoding_a_quantized_checkpoint_as_a_float_one(task, folder):
 
 
 def test_a_later_version_of_the_packed_format(folder, packed, monkeypatch):
-    later = {**torch.load(packed, weights_only=True), "version": 3}
+    later = {**torch.load(packed, weights_only=True), "version": 4}
     path = folder / "later.pth"
     torch.save(later, path)
     for available in (True, False):
         monkeypatch.setattr(loading, "available", lambda: available)
         with pytest.raises(CheckpointError) as error:
             from_file(folder / "config.yaml", path)
-        check_sentence(path, error, "format version 3; espnet_gq", "reads 1 and 2")
+        check_sentence(path, error, "format version 4; espnet_gq", "reads 1, 2, 3")
 
 
 @pytest.mark.parametrize("name", ["weight", "codebook"])
