@@ -25,6 +25,7 @@ from espnet_gq.espnet.archive import (
     read_yaml,
     unpack_archive,
 )
+from espnet_gq.espnet.loading import check_files
 from espnet_gq.espnet.streaming import build_speech2text
 from espnet_gq.packing import load_object
 
@@ -99,9 +100,7 @@ def _shared(folder: Path) -> Model:
 
 
 def _pair(config: Path, checkpoint: Path) -> Model:
-    for path in (config, checkpoint):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+    check_files(config, checkpoint)
     # A recipe writes paths relative to its folder, which the experiment lies in.
     roots = (Path.cwd(), *config.absolute().parents)
     return Model({"asr_train_config": config, "asr_model_file": checkpoint}, roots)

@@ -27,6 +27,7 @@ from espnet_gq.espnet.archive import (
     write_meta,
 )
 from espnet_gq.espnet.card import FLOAT, FLOAT_WEIGHTS, model_card
+from espnet_gq.espnet.loading import check_files
 from espnet_gq.espnet.plain_config import plain_config
 from espnet_gq.packing import (
     harden_state_dict,
@@ -66,8 +67,7 @@ def zip_model(
         ValueError: If the configuration or the checkpoint is malformed, or a quantized
             checkpoint is not packed.
     """
-    if not Path(asr_train_config).is_file():
-        raise FileNotFoundError(f"{asr_train_config}: no such file")
+    check_files(asr_train_config, asr_model_file)
     config = read_yaml(asr_train_config)
     state = load_state_dict(asr_model_file)
     if not is_packed(state) and quantized_names(state):
