@@ -15,6 +15,7 @@ import types
 from typing import Optional
 
 import espnet_gq.espnet  # noqa: F401
+from espnet_gq.espnet.archive import ArchiveError
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.packing import CheckpointError
@@ -106,7 +107,7 @@ def main() -> None:
     sys.modules["__main__"] = program
     try:
         exec(code, program.__dict__)
-    except (GQConfigError, CheckpointError, NotFiniteError) as e:
+    except (GQConfigError, ArchiveError, CheckpointError, NotFiniteError) as e:
         sys.exit(f"espnet_gq: error: {e}")
 
 
