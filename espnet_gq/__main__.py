@@ -4,8 +4,8 @@
     python3 -m espnet_gq path/to/script.py ...
 
 In an ESPnet recipe: ./run.sh --python "python3 -m espnet_gq". Worker processes see the
-plugin too. For espnet2.bin.asr_inference_streaming, espnet_gq.bin.asr_inference_streaming
-is run.
+plugin too. In place of espnet2.bin.asr_inference_streaming this runs
+espnet_gq.bin.asr_inference_streaming.
 """
 
 import importlib.util
@@ -27,8 +27,8 @@ MODULE = "ESPNET_GQ_MODULE"
 SERVED = {
     "espnet2.bin.asr_inference_streaming": "espnet_gq.bin.asr_inference_streaming"
 }
-"""ESPnet's programs that one of this project takes the place of: it serves what ESPnet's
-does and more, under the same options. ESPnet's asr.sh names its own programs only."""
+"""ESPnet's programs that one of this project takes the place of: it serves what
+ESPnet's does and more, by the same options. ESPnet's asr.sh names its own only."""
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
     "       python3 -m espnet_gq SCRIPT [ARG ...]\n"

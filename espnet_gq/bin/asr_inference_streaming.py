@@ -1,8 +1,8 @@
 """Decode chunk by chunk: espnet2.bin.asr_inference_streaming, and transducers too.
 
 Has ESPnet's options and output files, and the options of espnet2.bin.asr_inference, so
-that one decoding configuration serves both. Those that cannot be followed chunk by chunk
-are refused; those that such a model's search never reads are named in the log.
+that one decoding configuration serves both. Those that cannot be followed chunk by
+chunk are refused; those that such a model's search never reads are named in the log.
 """
 
 import argparse

@@ -90,11 +90,12 @@ def _extend(task: type) -> None:
     from espnet_gq.espnet.aside import write_config_aside
     from espnet_gq.espnet.audio import check_before_decoding
     from espnet_gq.espnet.loading import extend_build_model_from_file
-    from espnet_gq.espnet.options import check_at_start
+    from espnet_gq.espnet.options import check_at_start, check_when_building
     from espnet_gq.espnet.trainer import GQTrainer
 
     task.trainer = GQTrainer
     check_at_start(task)
+    check_when_building(task)
     write_config_aside(task)
     extend_build_model_from_file(task)
     check_before_decoding(task)

@@ -1,4 +1,4 @@
-"""Tiny models of random weights for decoding chunk by chunk, and what decoding wrote."""
+"""Tiny models of random weights to decode chunk by chunk, and what decoding wrote."""
 
 import argparse
 
