@@ -9,6 +9,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 from espnet_gq.analysis import plots
 from espnet_gq.analysis.report import Checkpoint, Report, TensorReport, report
 from espnet_gq.analysis.sensitivity import Sensitivity
+from espnet_gq.espnet.counting import parameters_of
 from espnet_gq.files import write_json
 
 
@@ -27,6 +28,12 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         type=Path,
         help="a float, quantization-aware or packed checkpoint",
+    )
+    parser.add_argument(
+        "--asr_train_config",
+        type=Path,
+        help="config.yaml of the training, which tells parameters from buffers; "
+        "default: config.yaml beside the checkpoint, where there is one",
     )
     parser.add_argument(
         "--plots",
@@ -112,14 +119,17 @@ def totals(result: Report) -> str:
     )
     if result.format == "float":
         names, bits, smaller = ("matrices", "others", "values"), "", ""
+    what = f"parameters and {result.buffers or 0:,} values in buffers"
+    if result.buffers is None:
+        what = "parameters and buffers (no config.yaml to tell them apart)"
     listed = sum(t.parameters for t in result.tensors)
     share = result.rest.parameters / max(result.parameters, 1)
     return "\n".join(
         [
-            f"{result.checkpoint}: {result.format}, {result.parameters:,} parameters, "
+            f"{result.checkpoint}: {result.format}, {result.parameters:,} {what}, "
             f"{result.file_bytes:,} bytes",
-            f"{names[0]}: {listed:,} parameters in {len(result.tensors)} tensors"
-            f"{bits}, {sum(t.bytes for t in result.tensors):,} bytes",
+            f"{names[0]}: {listed:,} parameters ({100 * (1 - share):.1f}%) in "
+            f"{len(result.tensors)} tensors{bits}, {sum(t.bytes for t in result.tensors):,} bytes",
             f"{names[1]}: {result.rest.parameters:,} parameters ({100 * share:.1f}%), "
             f"with buffers {result.rest.tensors} tensors, {result.rest.bytes:,} bytes",
             f"{names[2]}: {result.packed_bytes:,} bytes{smaller}",
@@ -174,7 +184,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             )
         sensitivity = args.sensitivity and Sensitivity.read(args.sensitivity)
         checkpoint = Checkpoint.read(args.checkpoint)
-        result = report(checkpoint)
+        parameters = parameters_of(args.checkpoint, args.asr_train_config)
+        result = report(checkpoint, parameters)
         print(table(result))
         print()
         print(totals(result))
