@@ -103,8 +103,8 @@ def main(cmd=None) -> None:
     line = f"wrote {output}: {size.file_bytes:,} bytes"
     if args.format == "packed":
         line += (
-            f", {size.count} at {size.bits:.2f} bits, {size.file_bytes / size.expected_bytes:.3f} of the "
-            "sum of its tensors"
+            f", {size.count} at {size.bits:.2f} bits, "
+            f"{size.file_bytes / size.expected_bytes:.3f} of the sum of its tensors"
         )
     print(line)
 

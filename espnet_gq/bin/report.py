@@ -112,7 +112,8 @@ def table(result: Report) -> str:
 def totals(result: Report) -> str:
     """Return the figures of the whole checkpoint, a line each."""
     names = ("quantized", "unquantized", "packed")
-    bits = f" at {result.bits:.2f} effective bits"
+    quantized = 100 * (1 - result.unquantized_share)
+    bits = f" ({quantized:.1f}%) at {result.bits:.2f} effective bits"
     smaller = (
         f", {result.compression:.2f} x smaller than float32 "
         f"({result.float32_bytes:,} bytes)"
@@ -128,8 +129,8 @@ def totals(result: Report) -> str:
         [
             f"{result.checkpoint}: {result.format}, {result.parameters:,} {what}, "
             f"{result.file_bytes:,} bytes",
-            f"{names[0]}: {listed:,} parameters ({100 * (1 - share):.1f}%) in "
-            f"{len(result.tensors)} tensors{bits}, {sum(t.bytes for t in result.tensors):,} bytes",
+            f"{names[0]}: {listed:,} parameters in {len(result.tensors)} tensors"
+            f"{bits}, {sum(t.bytes for t in result.tensors):,} bytes",
             f"{names[1]}: {result.rest.parameters:,} parameters ({100 * share:.1f}%), "
             f"with buffers {result.rest.tensors} tensors, {result.rest.bytes:,} bytes",
             f"{names[2]}: {result.packed_bytes:,} bytes{smaller}",

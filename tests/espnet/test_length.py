@@ -26,7 +26,7 @@ EPOCHS = 2
 
 
 def quantizers(steps=None, total=None, step=0, **conf):
-    """Return the quantizers of a layer whose annealing has come to `step` of `total`."""
+    """Return the quantizers of a layer, their annealing at `step` of `total`."""
     annealing = {"steps": steps, **conf.pop("annealing", {})}
     net = espnet_gq.prepare(
         nn.Sequential(nn.Linear(4, 4)), {"bits": 5, "annealing": annealing, **conf}
