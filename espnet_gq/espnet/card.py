@@ -10,8 +10,9 @@ from typing import Any, List, Mapping, Optional
 from huggingface_hub import ModelCardData
 
 from espnet_gq._version import __version__
-from espnet_gq.analysis.size import Description, describe
+from espnet_gq.analysis.size import Description
 from espnet_gq.espnet.archive import ArchiveError, model_files, read_yaml, reading
+from espnet_gq.espnet.counting import describe_model
 
 FLOAT = "float.zip"
 """The zip within a model zip that plain ESPnet loads."""
@@ -95,7 +96,7 @@ def model_card(
     """
     files = model_files(folder)
     config = read_yaml(files["asr_train_config"])
-    size = describe(files["asr_model_file"])
+    size = describe_model(files["asr_model_file"], files["asr_train_config"])
     by = f" by {creator}" if creator else ""
     recipe_words = f" with the {recipe} recipe" if recipe else ""
     sections = [
@@ -139,12 +140,11 @@ def _float_bytes(folder: Path, name: str) -> int:
 
 
 def _quantized(size: Description, float_bytes: int) -> List[str]:
-    share = f"{100 * size.quantized_share:.1f}% of {size.num_params:,} parameters"
     return [
         f"Its weights are quantized with {GQ} by `espnet-gq` {__version__}.",
         "| | effective bits | quantized | file | smaller |\n|---|---|---|---|---|\n"
         f"| float32 | 32 | none | {float_bytes / 1e6:.3f} MB | 1.00 x |\n"
-        f"| packed | {size.bits:.2f} | {share} | {size.file_bytes / 1e6:.3f} MB | "
+        f"| packed | {size.bits:.2f} | {size.count} | {size.file_bytes / 1e6:.3f} MB | "
         f"{float_bytes / size.file_bytes:.2f} x |",
     ]
 

@@ -13,7 +13,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from espnet_gq.espnet.trainer import figures, set_total_steps, start_annealing
+from espnet_gq.espnet.length import (
+    compare_lengths,
+    follow_configuration,
+    say_if_unfinished,
+    set_total_steps,
+)
+from espnet_gq.espnet.trainer import figures, start_annealing
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.prepare import advance, quantized_weights
@@ -96,10 +102,12 @@ class GQCallback(Callback):
         quantizers = _quantizers(pl_module)
         if not quantizers:
             return
-        if not all(quantizer.total_steps for quantizer in quantizers):
-            total = trainer.estimated_stepping_batches
-            known = 0 < total < float("inf")  # -1: neither steps nor batches are known
-            set_total_steps(quantizers, int(total) if known else None)
+        total = trainer.estimated_stepping_batches
+        known = 0 < total < float("inf")  # -1: neither steps nor batches are known
+        steps = int(total) if known else None
+        follow_configuration(quantizers)
+        set_total_steps(quantizers, steps)
+        compare_lengths(quantizers, steps)
         self._handle = trainer.optimizers[0].register_step_post_hook(
             lambda *_: advance(pl_module)
         )
@@ -129,8 +137,9 @@ class GQCallback(Callback):
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop counting."""
+        """Stop counting; say where the annealing has not come to its end."""
         self._stop_counting()
+        say_if_unfinished(_quantizers(pl_module))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -10,6 +10,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Union
 import torch
 
 from espnet_gq._compat import tensors_only
+from espnet_gq.espnet.checkpointing import CHECKPOINT
 from espnet_gq.espnet.inference import serve_quantize_option
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.nn.prepare import harden_, quantized_weights
@@ -24,6 +25,59 @@ from espnet_gq.packing import (
 from espnet_gq.packing.loading import first_mismatch
 from espnet_gq.quantizer.base import StateError
 from espnet_gq.runtime import available, skeleton
+
+MADE_BY = {
+    "packed": "stage 14 (--skip_packing false), or by python3 -m espnet_gq.bin.pack",
+    "float": "python3 -m espnet_gq.bin.pack --format float",
+}
+"""How the forms of a trained checkpoint are made, by what its name ends in."""
+MODELS_SHOWN = 8
+"""At most so many files are named in a sentence."""
+
+
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """A file of a model that does not exist: names it, and says how it is made."""
+
+
+def check_files(
+    config_file: Union[str, Path, None], model_file: Union[str, Path, None]
+) -> None:
+    """Refuse files of a model that do not exist.
+
+    Args:
+        config_file: config.yaml of the training, None not to look.
+        model_file: Checkpoint, packed or not, None not to look.
+
+    Raises:
+        MissingFileError: If one does not exist; says how it is made.
+    """
+    if model_file is not None and not Path(model_file).is_file():
+        raise MissingFileError(_missing_model(Path(model_file)))
+    if config_file is not None and not Path(config_file).is_file():
+        raise MissingFileError(
+            f"{config_file}: no such file; allowed: config.yaml, which a training "
+            "writes beside its checkpoints"
+        )
+
+
+def _missing_model(path: Path) -> str:
+    missing = f"{path}: no such file"
+    if not path.parent.is_dir():
+        return f"{missing}, and no such folder; allowed: a checkpoint of a training"
+    stem, _, form = path.name.removesuffix(".pth").rpartition(".")
+    source = path.with_name(f"{stem}.pth")
+    if form in MADE_BY and path.suffix == ".pth" and source.is_file():
+        return f"{missing}; it is made by {MADE_BY[form]} --asr_model_file {source}"
+    others = sorted(
+        file.name
+        for file in path.parent.glob("*.pth")
+        if file.is_file() and file.name != CHECKPOINT  # is to resume from
+    )
+    if not others:
+        return f"{missing}, and no other checkpoint there: train first (stage 11)"
+    shown = ", ".join(others[:MODELS_SHOWN])
+    more = len(others) - MODELS_SHOWN
+    return f"{missing}; allowed: " + shown + (f" and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager
@@ -92,6 +146,10 @@ def extend_build_model_from_file(task) -> None:
         model_file: Optional[Union[Path, str]] = None,
         device: str = "cpu",
     ):
+        if config_file is None and model_file is not None:
+            check_files(None, model_file)
+            config_file = Path(model_file).parent / "config.yaml"
+        check_files(config_file, model_file)
         if model_file is None:
             model, args = original(cls, config_file, None, device)
             return harden_(model), args
@@ -102,8 +160,6 @@ def extend_build_model_from_file(task) -> None:
                     model, args = original(cls, config_file, model_file, device)
                 _check_names(model, loaded)
             else:
-                if config_file is None:
-                    config_file = Path(model_file).parent / "config.yaml"
                 if torch.device(device).type == "cpu" and available():
                     serve_quantize_option()
                     with skeleton():

@@ -4,6 +4,7 @@ import argparse
 
 from espnet2.train.trainer import Trainer
 
+from espnet_gq.espnet.placement import check_placement, explain_unknown_options
 from espnet_gq.espnet.plain_config import PARTS, PREFIX
 from espnet_gq.nn import GQConfigError
 
@@ -62,3 +63,33 @@ def check_at_start(task: type) -> None:
     main_worker.gq = True
     task.check_required_command_args = classmethod(check_required_command_args)
     task.main_worker = classmethod(main_worker)
+
+
+def check_when_building(task: type) -> None:
+    """Let a task say what is wrong with the place of a `gq_conf`.
+
+    Before a training does anything, and wherever else a model is built.
+    """
+    get_parser = task.get_parser.__func__
+    required = task.check_required_command_args.__func__
+    build = task.build_model.__func__
+    if getattr(get_parser, "gq", False):
+        return
+
+    def get_parser_that_explains(cls):
+        parser = get_parser(cls)
+        explain_unknown_options(parser)
+        return parser
+
+    def check_required_command_args(cls, args: argparse.Namespace):
+        check_placement(cls, args)
+        required(cls, args)
+
+    def build_model(cls, args: argparse.Namespace):
+        check_placement(cls, args)
+        return build(cls, args)
+
+    get_parser_that_explains.gq = True
+    task.get_parser = classmethod(get_parser_that_explains)
+    task.check_required_command_args = classmethod(check_required_command_args)
+    task.build_model = classmethod(build_model)

@@ -18,8 +18,8 @@ def plain_config(config: Mapping[str, Any]) -> Dict[str, Any]:
     plain = dict(config)
     for part in PARTS:
         name = plain.get(part)
-        if isinstance(name, str) and name.startswith(PREFIX):
-            plain[part] = name[len(PREFIX) :]
+        if isinstance(name, str) and name.lower().startswith(PREFIX):
+            plain[part] = name.lower()[len(PREFIX) :]
         conf = plain.get(f"{part}_conf")
         if isinstance(conf, Mapping):
             plain[f"{part}_conf"] = {k: v for k, v in conf.items() if k != "gq_conf"}

@@ -5,7 +5,9 @@ and loads pickles in 202511. Here a shared model's files are those in its folder
 of checkpoints only tensors are read.
 """
 
+import errno
 import hashlib
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from espnet_gq.espnet.archive import (
     read_yaml,
     unpack_archive,
 )
+from espnet_gq.espnet.loading import check_files
 from espnet_gq.espnet.streaming import build_speech2text
 from espnet_gq.packing import load_object
 
@@ -34,6 +37,12 @@ Source = Union[PathLike, Sequence[PathLike]]
 HUB = "https://huggingface.co/"
 TAG = re.compile(r"[^./~][^/]*/[^/]+(?<!\.zip)(?<!\.pth)(?<!\.yaml)")
 """user/model, or user/model@revision."""
+CACHES = "allowed as cachedir: a folder that can be written and has room"
+NOT_WRITTEN = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT),
+}
+"""Errors of a folder that cannot be written; those of a network are others."""
 DEFAULT_MODEL = "valid.acc.ave"
 """The averaged checkpoint that ESPnet's recipes decode unless told otherwise."""
 
@@ -70,7 +79,7 @@ def find_model(source: Source, cachedir: Optional[PathLike] = None) -> Model:
         FileNotFoundError: If a path does not exist.
         ArchiveError: If a zip or a model folder is malformed or hostile.
         ValueError: If it is none of these, or a folder has no model or several.
-        OSError: If the hub does not give the model.
+        OSError: If the hub does not give the model, or the cache cannot be written.
     """
     if not isinstance(source, (str, Path)):
         if len(source) != 2:
@@ -99,9 +108,7 @@ def _shared(folder: Path) -> Model:
 
 
 def _pair(config: Path, checkpoint: Path) -> Model:
-    for path in (config, checkpoint):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+    check_files(config, checkpoint)
     # A recipe writes paths relative to its folder, which the experiment lies in.
     roots = (Path.cwd(), *config.absolute().parents)
     return Model({"asr_train_config": config, "asr_model_file": checkpoint}, roots)
@@ -134,20 +141,53 @@ def _unpacked(path: Path, cachedir: Optional[PathLike]) -> Path:
     with open(path, "rb") as f:
         while chunk := f.read(CHUNK):
             digest.update(chunk)
-    cache = Path(cachedir) if cachedir else Path.home() / ".cache" / "espnet_gq"
-    folder = cache.expanduser() / digest.hexdigest()[:32]
+    folder = _cache(cachedir) / digest.hexdigest()[:32]
     try:
         unpack_archive(path, folder)
-    except OSError:
-        if not folder.is_dir():  # else it was unpacked before
-            raise
+    except OSError as e:
+        if not os.path.isdir(folder):  # else it was unpacked before
+            raise _unwritable(folder.parent, e) from e
     return folder
+
+
+def _cache(cachedir: Optional[PathLike]) -> Path:
+    """Return the folder that zips are unpacked in.
+
+    Raises:
+        OSError: If there is no home folder to have it in.
+    """
+    try:
+        return Path(cachedir or "~/.cache/espnet_gq").expanduser()
+    except RuntimeError:
+        raise OSError(
+            f"the cache {cachedir or '~/.cache/espnet_gq'} is in a home folder that "
+            f"does not exist; {CACHES}"
+        ) from None
+
+
+def _unwritable(folder: Any, error: OSError) -> OSError:
+    """Return the error to raise where a cache cannot be written."""
+    reason = error.strerror or " ".join(str(error).split())
+    return OSError(f"the cache {folder} cannot be written ({reason}); {CACHES}")
+
+
+def _not_written(error: Optional[BaseException]) -> Optional[OSError]:
+    """Return what kept a downloader from writing, None if it was something else."""
+    seen = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _downloaded(name: str, cachedir: Optional[PathLike]) -> Path:
     """Return the folder of a model that ESPnet's model zoo or the hub has."""
     from espnet_model_zoo.downloader import ModelDownloader
 
+    if cachedir:
+        cachedir = _cache(cachedir)
     try:
         downloader = ModelDownloader(cachedir)
         url = downloader.get_url(name=name)
@@ -155,6 +195,10 @@ def _downloaded(name: str, cachedir: Optional[PathLike]) -> Path:
             return Path(downloader.huggingface_download(name=name))
         path = Path(downloader.download(url))
     except Exception as e:  # of the hub, of its HTTP library, of the system
+        unwritten = _not_written(e)
+        if unwritten is not None:
+            place = cachedir or unwritten.filename or "of ESPnet's ModelDownloader"
+            raise _unwritable(place, unwritten) from e
         reason = next(filter(None, map(str.strip, str(e).splitlines())), repr(e))
         raise OSError(
             f"{name} is no file or folder here, and was not fetched from the hub "

@@ -12,6 +12,7 @@ from espnet_gq._compat import (
     AVERAGING_MODULES,
     INIT_PARAM_MODULES,
     LIGHTNING_CLASSES,
+    PACK_MODULES,
     TRANSDUCER_TASK_MODULES,
 )
 from espnet_gq.espnet.transducer_loss import provide_when_missing
@@ -89,11 +90,12 @@ def _extend(task: type) -> None:
     from espnet_gq.espnet.aside import write_config_aside
     from espnet_gq.espnet.audio import check_before_decoding
     from espnet_gq.espnet.loading import extend_build_model_from_file
-    from espnet_gq.espnet.options import check_at_start
+    from espnet_gq.espnet.options import check_at_start, check_when_building
     from espnet_gq.espnet.trainer import GQTrainer
 
     task.trainer = GQTrainer
     check_at_start(task)
+    check_when_building(task)
     write_config_aside(task)
     extend_build_model_from_file(task)
     check_before_decoding(task)
@@ -125,6 +127,13 @@ def register_results(module: ModuleType) -> None:
     write_results_aside(module)
 
 
+def register_sharing(module: ModuleType) -> None:
+    """Register with one of the modules that have ESPnet's `pack` (PACK_MODULES)."""
+    from espnet_gq.espnet.sharing import share_from_stage_14
+
+    share_from_stage_14(module)
+
+
 def register_init_param(module: ModuleType) -> None:
     """Register with one of the modules that load --init_param (INIT_PARAM_MODULES)."""
     from espnet_gq.espnet.loading import check_init_param
@@ -138,6 +147,7 @@ REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
 REGISTER.update({name: register_averaging for name in AVERAGING_MODULES})
 REGISTER.update({name: register_init_param for name in INIT_PARAM_MODULES})
 REGISTER["espnet2.fileio.datadir_writer"] = register_results
+REGISTER.update({name: register_sharing for name in PACK_MODULES})
 """ESPnet's modules to extend, and what to do once one of them is imported."""
 
 

@@ -7,7 +7,7 @@ last chunk's result is that of the whole utterance.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.asr.transducer.beam_search_transducer import Hypothesis
 from espnet2.bin.asr_inference import Speech2Text
+from espnet2.bin.asr_inference_streaming import (
+    BatchScorerInterface,
+)
 from espnet2.bin.asr_inference_streaming import (
     Speech2TextStreaming as AttentionSpeech2TextStreaming,
 )
@@ -31,6 +34,7 @@ from espnet_gq.espnet.chunks import (
     TransducerSearch,
     Windowed,
 )
+from espnet_gq.espnet.loading import check_files
 from espnet_gq.runtime import set_mode
 
 Results = List[Tuple[Optional[str], List[str], List[int], Hypothesis]]
@@ -203,6 +207,8 @@ def build_speech2text(
     asr_train_config: Union[Path, str],
     transducer_conf: Optional[Dict[str, Any]] = None,
     quantize_asr_model: bool = False,
+    quantize_modules: Sequence[str] = ("Linear",),
+    quantize_dtype: str = "qint8",
     **options,
 ) -> Union[Speech2TextStreaming, AttentionSpeech2TextStreaming]:
     """Return ESPnet's streaming decoder where it has one for a model, else this one's.
@@ -210,31 +216,107 @@ def build_speech2text(
     Args:
         asr_train_config: config.yaml of the training.
         transducer_conf: Options of ESPnet's BeamSearchTransducer; read for transducers.
-        quantize_asr_model: Compute in int8.
+        quantize_asr_model: Compute in int8: a packed model's own on a CPU, else
+            PyTorch's dynamic quantization.
+        quantize_modules: Classes of torch.nn for PyTorch's dynamic quantization.
+        quantize_dtype: "qint8" or "float16", likewise.
         **options: Further arguments of ESPnet's Speech2TextStreaming.
 
     Raises:
+        FileNotFoundError: If the configuration or the checkpoint does not exist.
         ValueError: If neither serves the model.
     """
-    config = yaml.safe_load(Path(asr_train_config).read_text(encoding="utf-8"))
-    decoder = decoder_choices.get_class(config.get("decoder"))
-    if decoder is not None and issubclass(decoder, TransducerDecoder):
+    config = read_config(asr_train_config, options.get("asr_model_file"))
+    if is_transducer(config):
         return Speech2TextStreaming(
             asr_train_config,
             transducer_conf=transducer_conf,
             quantize_asr_model=quantize_asr_model,
+            quantize_modules=list(quantize_modules),
+            quantize_dtype=quantize_dtype,
             **options,
         )
-    if not issubclass(encoder_choices.get_class(config["encoder"]), BLOCK_ENCODERS):
-        raise ValueError(
-            f"chunk by chunk: encoder is {config['encoder']}, decoder "
-            f"{config.get('decoder')}; allowed: a transducer, or one of the encoders "
-            "contextual_block_conformer, contextual_block_transformer"
-        )
+    _check_attention(config)
     speech2text = AttentionSpeech2TextStreaming(asr_train_config, **options)
-    if quantize_asr_model and not set_mode(speech2text.asr_model, "int8"):
-        raise ValueError(
-            "quantize_asr_model: the model is not packed; allowed here: a packed model "
-            "on a CPU"
-        )
+    if quantize_asr_model:
+        _to_int8(speech2text, quantize_modules, quantize_dtype)
     return speech2text
+
+
+def is_transducer(config: Mapping[str, Any]) -> bool:
+    """Return whether a training configuration is that of the ASR task's transducer."""
+    decoder = decoder_choices.get_class(config.get("decoder"))
+    return decoder is not None and issubclass(decoder, TransducerDecoder)
+
+
+def read_config(
+    path: Union[Path, str], model_file: Union[Path, str, None] = None
+) -> Dict[str, Any]:
+    """Return a training configuration of the ASR task.
+
+    Args:
+        path: The file.
+        model_file: Checkpoint of the training; must exist where it is given.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If it is no such configuration.
+    """
+    check_files(path, model_file)
+    config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no options; allowed: config.yaml of a training")
+    if "encoder" not in config:
+        raise ValueError(
+            f"{path} names no encoder, as in ESPnet's second transducer task; allowed "
+            "for that: espnet2.bin.asr_transducer_inference --streaming true"
+        )
+    return config
+
+
+def _check_attention(config: Mapping[str, Any]) -> None:
+    """Refuse models for which ESPnet's streaming decoder has a bare assertion.
+
+    Raises:
+        ValueError: If it does not serve the model.
+    """
+    encoder, decoder = config["encoder"], config.get("decoder")
+    if not issubclass(encoder_choices.get_class(encoder), BLOCK_ENCODERS):
+        raise ValueError(
+            f"chunk by chunk: encoder is {encoder}, decoder {decoder}; allowed: a "
+            "transducer, or one of the encoders contextual_block_conformer, "
+            "contextual_block_transformer"
+        )
+    decoder_class = decoder_choices.get_class(decoder)
+    if decoder_class is not None and not issubclass(
+        decoder_class, BatchScorerInterface
+    ):
+        raise ValueError(
+            f"chunk by chunk: decoder is {decoder}; allowed: a transducer, or one that "
+            "scores batches, such as transformer, gq_transformer"
+        )
+    given = config.get("encoder_conf") or {}
+    missing = [k for k in ("block_size", "hop_size", "look_ahead") if k not in given]
+    if missing:
+        raise ValueError(
+            f"chunk by chunk: encoder_conf does not name {', '.join(missing)}, which "
+            "ESPnet's decoder reads there; allowed: to add the values of the training"
+        )
+
+
+def _to_int8(speech2text, modules: Sequence[str], dtype: str) -> None:
+    """Let a model compute in int8, in place: the search refers to its parts."""
+    model = speech2text.asr_model
+    if set_mode(model, "int8"):
+        return
+    if torch.device(speech2text.device).type != "cpu":
+        raise ValueError(
+            f"quantize_asr_model is true and the device {speech2text.device}; allowed: "
+            "a CPU, which PyTorch's dynamic quantization is for"
+        )
+    torch.ao.quantization.quantize_dynamic(
+        model,
+        {getattr(torch.nn, name) for name in modules},
+        dtype=getattr(torch, dtype),
+        inplace=True,
+    )

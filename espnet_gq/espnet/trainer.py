@@ -9,21 +9,23 @@ the first batch of a validation and every batch of training.
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_gq.analysis.size import count_module
 from espnet_gq.espnet.checkpointing import CHECKPOINT, finish_epoch, safe_files
 from espnet_gq.espnet.gradients import named_when_not_finite
+from espnet_gq.espnet.length import (
+    compare_lengths,
+    follow_configuration,
+    say_if_unfinished,
+    set_total_steps,
+)
 from espnet_gq.espnet.loading import fitting
 from espnet_gq.nn.finite import check_finite
-from espnet_gq.nn.prepare import (
-    advance,
-    fit_quantizers,
-    progress,
-    quantized_weights,
-)
+from espnet_gq.nn.prepare import advance, fit_quantizers, progress
 from espnet_gq.quantizer import Quantizer
 
 
@@ -74,33 +76,12 @@ def start_annealing(model: torch.nn.Module) -> None:
         quantizer.total_steps = quantizer.annealing.steps or 0
     if not any(quantizer.annealing.warmup_steps for quantizer in quantizers):
         fit_quantizers(model)
-    weights = sum(w.numel() for _, w, _ in quantized_weights(model))
-    total = sum(p.numel() for p in model.parameters())
+    counted = count_module(model)
     logging.info(
-        f"GQ: {len(quantizers)} tensors with {weights:,} of {total:,} parameters "
-        f"({100 * weights / total:.1f}%) quantized to "
-        f"{progress(model).effective_bits:.2f} bits"
+        f"GQ: {len(quantizers)} tensors with {counted.quantized:,} parameters, "
+        f"{counted}, quantized to {counted.bits:.2f} bits; {counted.buffers:,} values "
+        "in buffers"
     )
-
-
-def set_total_steps(quantizers: List[Quantizer], total: Optional[int]) -> None:
-    """Let the annealing last as long as the training where nothing else is said.
-
-    Args:
-        quantizers: Those of the model.
-        total: Optimizer steps of the whole training, None where that is unknown.
-
-    Raises:
-        ValueError: If the length of the training is unknown.
-    """
-    if total is None:
-        raise ValueError(
-            "gq_conf.annealing: steps is not set and the length of an epoch is "
-            "unknown; allowed: a number of optimizer steps"
-        )
-    logging.info(f"GQ: annealing over {total} optimizer steps")
-    for quantizer in quantizers:
-        quantizer.total_steps = quantizer.total_steps or total
 
 
 def figures(model: torch.nn.Module) -> Dict[str, Any]:
@@ -128,16 +109,21 @@ class GQTrainer(Trainer):
                 options = finish_epoch(options, write=first)
             cls._run(model, optimizers, options, **kwargs)
 
+    _compared = False
+    """Whether the length of the training that runs was compared with its annealing."""
+
     @staticmethod
     def resume(checkpoint, **kwargs) -> None:
         """Continue from a checkpoint; arguments as ESPnet's `Trainer.resume`."""
         with fitting(checkpoint):
             Trainer.resume(checkpoint=checkpoint, **kwargs)
+        follow_configuration(_quantizers(kwargs["model"]))
 
     @classmethod
     def _run(cls, model, optimizers, trainer_options, **kwargs) -> None:
         handles = []
         quantizers = _quantizers(model)
+        cls._compared = False
         if quantizers:
             _check_options(quantizers, trainer_options)
             checkpoint = Path(trainer_options.output_dir) / CHECKPOINT
@@ -156,16 +142,20 @@ class GQTrainer(Trainer):
         finally:
             for handle in handles:
                 handle.remove()
+        say_if_unfinished(quantizers)
 
     @classmethod
     def _set_total_steps(cls, quantizers, iterator, options) -> None:
-        if all(q.total_steps for q in quantizers):
-            return
         try:
-            total = max(len(iterator) // options.accum_grad * options.max_epoch, 1)
+            epoch = len(iterator) // options.accum_grad
         except TypeError:
-            total = None
+            set_total_steps(quantizers, None)
+            return
+        total = max(epoch * options.max_epoch, 1)
         set_total_steps(quantizers, total)
+        if not cls._compared:
+            cls._compared = True
+            compare_lengths(quantizers, total, slack=epoch / 2)
 
     @classmethod
     def train_one_epoch(cls, model, iterator, reporter, options, **kwargs) -> bool:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_gq.runtime import context, reference
+from espnet_gq.runtime import context
 from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import reference
 from espnet_gq.runtime.library import MODES, Weight, address, check
 from espnet_gq.runtime.planes import from_planes, planes_size, to_planes
 from espnet_gq.runtime.tensor_like import TensorLike
@@ -107,9 +108,7 @@ class PackedWeight(TensorLike, nn.Module):
                 planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
             )
             where = address(planes, torch.uint8, planes.numel(), "the planes")
-            check(
-                library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where)
-            )
+            check(library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
         else:
             flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
             index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
@@ -355,7 +354,9 @@ class PackedWeight(TensorLike, nn.Module):
             x = x.contiguous().resolve_neg()
         m = x.numel() // cols if cols else math.prod(shape[:-1])
         # As x is: of its type and device, whatever the defaults of the process are.
-        out = x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        out = (
+            x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        )
         status = library.gq_linear(
             weight,
             x.data_ptr(),

@@ -1,5 +1,6 @@
 """A model's way to others: zip, hub, and back by from_pretrained, packed and plain."""
 
+import errno
 import io
 import os
 import pickle
@@ -276,7 +277,7 @@ def test_a_recipe_outside_the_working_folder(recipe, tmp_path, monkeypatch):
     [
         (options("valid.acc.ave.pth"), "is quantized but not packed; allowed: what"),
         (options("none.pth"), "exp/asr_share/none.pth: no such file"),
-        (options(exp="exp/none"), "exp/none/config.yaml: no such file"),
+        (options(exp="exp/none"), "packed.pth: no such file, and no such folder; al"),
         ([*options(), "--option", "none"], "none: no such file or folder"),
     ],
 )
@@ -455,3 +456,81 @@ def shared_float(recipe, tmp_path, monkeypatch):
     args = options("valid.acc.ave.pth", exp=str(float_exp))
     zip_model.main([*args, "--outpath", str(tmp_path / "float.zip")])
     return tmp_path / "float.zip"
+
+
+# ---- A cache that cannot be written -------------------------------------------------
+def refuse_below(folder, number, monkeypatch):
+    """Let the system refuse to make folders in a place, as a root's tests need it."""
+    original = os.mkdir
+
+    def mkdir(path, *args, **kwargs):
+        if str(path).startswith(str(folder)):
+            raise OSError(number, os.strerror(number), str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+
+
+CACHES = "allowed as cachedir: a folder that can be written and has room"
+LOADERS = ("Speech2Text", "Speech2TextStreaming")
+
+
+def unwritable(load, source, cache, named):
+    with pytest.raises(OSError) as error:
+        load(source, cachedir=cache)
+    message = str(error.value)
+    assert message.startswith(f"the cache {named} cannot be written (")
+    assert message.endswith(CACHES) and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_cache_that_is_a_file(zipped, tmp_path, loader):
+    load = getattr(espnet_gq, loader).from_pretrained
+    (tmp_path / "file").write_text("")
+    unwritable(load, zipped, tmp_path / "file", tmp_path / "file")
+    below = str(tmp_path / "file" / "cache")
+    assert "(Not a directory)" in unwritable(load, zipped, below, below)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT]
+)
+def test_a_cache_that_refuses(zipped, tmp_path, monkeypatch, number):
+    cache = tmp_path / "cache"
+    refuse_below(cache, number, monkeypatch)
+    load = espnet_gq.Speech2Text.from_pretrained
+    assert os.strerror(number) in unwritable(load, zipped, cache, cache)
+    # The usual one, in the home folder.
+    monkeypatch.setenv("HOME", str(cache))
+    unwritable(load, zipped, None, cache / ".cache" / "espnet_gq")
+
+
+def test_a_home_folder_that_does_not_exist(zipped, monkeypatch):
+    load = espnet_gq.Speech2Text.from_pretrained
+    for source in (zipped, "me/digits"):
+        with pytest.raises(OSError, match=f"no_such_user/a is in a home .*{CACHES}"):
+            load(source, cachedir="~no_such_user/a")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_cache_that_refuses_a_download(zipped, tmp_path, monkeypatch, number):
+    cache = tmp_path / "cache"
+    load = espnet_gq.Speech2Text.from_pretrained
+    with fake_hub(monkeypatch) as hub:
+        hub.repos["me/digits"] = {"meta.yaml": b"a: 1"}
+        refuse_below(cache, number, monkeypatch)
+        assert os.strerror(number) in unwritable(load, "me/digits", cache, cache)
+    (tmp_path / "file").write_text("")
+    unwritable(load, "me/digits", tmp_path / "file" / "a", tmp_path / "file" / "a")
+
+
+def test_a_cache_that_is_read_only_but_has_the_model(
+    task, zipped, expected, tmp_path, monkeypatch
+):
+    cache = tmp_path / "cache"
+    load = espnet_gq.Speech2Text.from_pretrained
+    load(zipped, cachedir=cache, **DECODING)
+    refuse_below(cache, errno.EROFS, monkeypatch)
+    speech2text = load(zipped, cachedir=cache, **DECODING)
+    assert text_of(speech2text, read_audio(task)) == expected

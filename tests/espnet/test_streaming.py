@@ -15,6 +15,17 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.lm.seq_rnn_lm import SequentialRNNLM
 from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.tasks.lm import LMTask
+from streaming_models import (
+    ATTENTION,
+    BLOCK,
+    BLOCKS,
+    COMMON,
+    FRONTEND,
+    RNN,
+    command,
+    read,
+    save,
+)
 from tiny_task import TOKENS, recordings, run
 
 import espnet_gq.espnet  # noqa: F401
@@ -27,42 +38,6 @@ from espnet_gq.espnet.chunks import (
 )
 from espnet_gq.espnet.streaming import Speech2TextStreaming
 
-RNN = {
-    "encoder": "rnn",
-    "encoder_conf": {
-        "bidirectional": False,
-        "num_layers": 2,
-        "hidden_size": 16,
-        "output_size": 16,
-        "subsample": [2, 2],
-    },
-}
-BLOCKS = {
-    "output_size": 16,
-    "attention_heads": 2,
-    "linear_units": 32,
-    "num_blocks": 2,
-    "block_size": 8,
-    "hop_size": 3,
-    "look_ahead": 3,
-}
-BLOCK = {"encoder": "contextual_block_conformer", "encoder_conf": BLOCKS}
-FRONTEND = {"fs": 8000, "n_fft": 256, "hop_length": 128, "n_mels": 20}
-COMMON = {
-    "token_list": TOKENS,
-    "token_type": "word",
-    "frontend_conf": FRONTEND,
-    "normalize": None,
-    "decoder": "transducer",
-    "decoder_conf": {"hidden_size": 16},
-    "joint_net_conf": {"joint_space_size": 16},
-    "model_conf": {"ctc_weight": 0.3, "report_cer": False, "report_wer": False},
-}
-ATTENTION = {
-    "decoder": "transformer",
-    "decoder_conf": {"attention_heads": 2, "linear_units": 32, "num_blocks": 1},
-}
-
 
 @pytest.fixture(scope="module")
 def speech():
@@ -71,18 +46,6 @@ def speech():
     items = items[:: len(items) // 3][:3]
     samples = [soundfile.read(path, dtype="float32")[0][:8000] for _, path, _ in items]
     return np.concatenate(samples), [TOKENS.index(word) for _, _, word in items]
-
-
-def save(folder, **changes):
-    """Write a model with random weights; returns its configuration and its file."""
-    args = vars(ASRTask.get_parser().parse_args([]))
-    args.update(yaml.safe_load(yaml.safe_dump({**COMMON, **changes})))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(args))
-    torch.manual_seed(0)
-    model = ASRTask.build_model(argparse.Namespace(**args))
-    torch.save(model.state_dict(), folder / "model.pth")
-    return str(folder / "config.yaml"), str(folder / "model.pth")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -329,7 +292,7 @@ def test_what_needs_the_whole_utterance_is_refused(tmp_path, capsys, changes, wo
     with pytest.raises(SystemExit) as e:
         asr_inference_streaming.main(command(files, tmp_path, tmp_path / "out"))
     message = str(e.value)
-    assert message.startswith("asr_inference_streaming: chunk by chunk: ")
+    assert message.startswith("asr_inference_streaming: error: chunk by chunk: ")
     assert words in message and "; allowed: " in message
 
 
@@ -342,15 +305,6 @@ def test_searches_over_the_whole_utterance_are_refused(tmp_path):
     Speech2TextStreaming(*files, beam_size=1, transducer_conf={"search_type": "tsd"})
 
 
-def command(files, data, output, *extra):
-    """Return the arguments of a decoding."""
-    return [
-        *["--asr_train_config", files[0], "--asr_model_file", files[1]],
-        *["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"],
-        *["--output_dir", str(output), "--num_workers", "0", *extra],
-    ]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, speech):
     """Two utterances, one of them shorter than a chunk."""
@@ -360,18 +314,6 @@ def data(tmp_path_factory, speech):
             soundfile.write(folder / f"{name}.wav", samples, 8000)
             scp.write(f"{name} {folder}/{name}.wav\n")
     return folder
-
-
-def read(folder, rank=1):
-    """Return {file: contents} of a decoding; scores as numbers."""
-    folder = folder / f"{rank}best_recog"
-    names = ("text", "token", "token_int")
-    lines = (folder / "score").read_text().splitlines()
-    scores = [line.split()[1].removeprefix("tensor(").rstrip(")") for line in lines]
-    return (
-        {name: (folder / name).read_text() for name in names},
-        pytest.approx([float(score) for score in scores], abs=1e-3),
-    )
 
 
 def test_command_without_the_launcher(tmp_path, trained, data):
@@ -472,9 +414,8 @@ def test_attention_goes_through_espnets_own(tmp_path, data):
     scp = tmp_path / "wav.scp"  # ESPnet's own loop fails at utterances below a chunk
     scp.write_text((data / "wav.scp").read_text().splitlines()[1] + "\n")
     options = ["--beam_size", "2", "--sim_chunk_length", "2000"]
-    module = "espnet2.bin.asr_inference_streaming"
     arguments = command(files, tmp_path, tmp_path / "espnet", *options)
-    run([sys.executable, "-m", "espnet_gq", "-m", module, *arguments])
+    asr_inference_streaming.espnet.main(arguments)
     asr_inference_streaming.main(command(files, tmp_path, tmp_path / "ours", *options))
     ours, espnet = read(tmp_path / "ours"), read(tmp_path / "espnet")
     assert ours[0] == espnet[0] and ours[1].expected == espnet[1]
