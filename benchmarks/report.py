@@ -1,14 +1,10 @@
-"""What the benchmarks share: clock, machine description, tables, JSON, progress."""
+"""What the benchmarks print: machine, figures in cells of tables, progress."""
 
 import platform
-import shlex
-import statistics
 import sys
-import time
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
@@ -16,38 +12,6 @@ from espnet_gq.quantizer import fused
 
 ISA_NAMES = ("generic", "AVX2", "AVX-512")
 PACKAGES = ("espnet", "torch", "espnet-gq", "torchao", "brevitas")
-
-
-class Clock:
-    """Seconds between laps; waits for the accelerator."""
-
-    def __init__(self, device: str):
-        self.device = device
-        self.last = self._now()
-
-    def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def lap(self) -> float:
-        """Return the seconds since the last lap."""
-        now = self._now()
-        seconds, self.last = now - self.last, now
-        return seconds
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Least, median and largest of several measurements."""
-
-    min: float
-    median: float
-    max: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(min(values), statistics.median(values), max(values))
 
 
 def progress(message: str) -> None:
@@ -97,41 +61,29 @@ def machine_lines(found: Dict[str, Any]) -> List[str]:
         if found["fused_library"]
         else "not built"
     )
+    versions = [f"{k} {v or 'not installed'}" for k, v in found["versions"].items()]
     lines = [
         f"CPU       {found['cpu']}, {found['threads']} threads",
         f"fused     {library}",
-        "versions  Python "
-        + ", ".join(
-            [found["python"]]
-            + [f"{k} {v or 'not installed'}" for k, v in found["versions"].items()]
-        ),
+        f"versions  Python {', '.join([found['python'], *versions])}",
     ]
     if "gpu" in found:
         lines.insert(1, f"GPU       {found['gpu']}, CUDA {found['cuda']}")
     return lines
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an aligned Markdown table, the first column to the left."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [":" + "-" * (widths[0] - 1)] + ["-" * (w - 1) + ":" for w in widths[1:]]
-    return "\n".join([line(header), line(rule)] + [line(row) for row in rows])
+def spread_cell(
+    spread: Optional[Mapping[str, float]], unit: float = 1.0, digits: int = 3
+) -> str:
+    """Return "median (min..max)" in a unit."""
+    if spread is None:
+        return "-"
+    low, mid, high = (
+        f"{spread[k] / unit:,.{digits}f}" for k in ("min", "median", "max")
+    )
+    return f"{mid} ({low}..{high})"
 
 
-def command(*files: str) -> str:
-    """Return the command line of this run, without options that only name files."""
-    words = [part for word in sys.argv for part in word.split("=", 1)]
-    kept = [
-        word
-        for before, word in zip(["", *words], words)
-        if not {before, word} & set(files)
-    ]
-    return shlex.join(["python", *kept])
+def median_cell(spread: Optional[Mapping[str, float]], digits: int = 3) -> str:
+    """Return the median alone."""
+    return "-" if spread is None else f"{spread['median']:.{digits}f}"

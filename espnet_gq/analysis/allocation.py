@@ -1,21 +1,31 @@
 """Bit widths of all tensors, chosen together from what each alone costs.
 
-The costs of the tensors are taken to add up. Choosing one width a tensor for the least
-sum under a budget is then a multiple-choice knapsack (Sinha and Zoltners, Operations
-Research 27, 1979), which `minimise` solves to within 0.1% of the optimum.
+The costs of the tensors are taken to add up. Choosing one width per tensor for the
+least sum under a budget is then a multiple-choice knapsack (Sinha and Zoltners,
+Operations Research 27, 1979), which `minimise` solves exactly.
 """
 
+import contextlib
+import ctypes
 import glob
+import os
+import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
 
 from espnet_gq.analysis.sensitivity import Sensitivity, TensorCosts
 from espnet_gq.nn import GQConfig
 
-TOLERANCE = 1e-3
+_SLACK = 1e-12
+"""Relative excess over a budget that is put down to rounding."""
+_RESOLUTION = 1e3
+"""The heaviest row, and the cost of the linear relaxation, in the solver's units."""
+_ATTEMPTS = 5
 KINDS = ("second_order", "loss")
 PREFIX = "gq_"
 
@@ -73,7 +83,7 @@ def allocate(
     """Choose the bit widths of least summed cost, or of least size.
 
     One of the three budgets is given. The cost, or the size of the tensors where
-    max_loss is given, is at most 0.1% above the optimum (see `minimise`).
+    max_loss is given, is the least that keeps to it.
 
     Args:
         sensitivity: Measured costs of every tensor.
@@ -103,14 +113,15 @@ def allocate(
     for tensor in sensitivity.tensors:
         costs = monotone_costs(tensor, by)
         widths.append(list(costs))
-        sizes = [tensor.costs[b].bytes for b in costs]
+        cost = np.array(list(costs.values()), dtype=float)
+        size = np.array([tensor.costs[b].bytes for b in costs], dtype=float)
         if key == "max_loss":
-            table = list(zip(costs.values(), sizes))
+            columns = cost, size
         elif key == "max_size":
-            table = list(zip(sizes, costs.values()))
+            columns = size, cost
         else:
-            table = [(b * tensor.numel, cost) for b, cost in costs.items()]
-        tables.append(np.array(table, dtype=float))
+            columns = np.array(list(costs), dtype=float) * tensor.numel, cost
+        tables.append(np.stack(columns, axis=1))
     share = weights if key == "effective_bits" else 1.0
     fixed = rest if key == "max_size" else 0.0
     least = sum(table[:, 0].min() for table in tables)
@@ -160,31 +171,21 @@ def _check_complete(sensitivity: Sensitivity) -> None:
             )
 
 
-def minimise(
-    tables: Sequence[np.ndarray], budget: float, tolerance: float = TOLERANCE
-) -> List[int]:
+def minimise(tables: Sequence[np.ndarray], budget: float) -> List[int]:
     """Choose a row of each table: least summed value, summed weight within the budget.
 
-    Each table goes through three steps. Its lower convex hull gives the linear
-    relaxation, solved by taking steps from row to row in the order of their value per
-    weight: a lower bound, and a choice to begin with. Dynamic programming then runs
-    over the tables, keeping of all partial choices those that no lighter one beats. Of
-    these it drops
+    The multiple-choice knapsack as a mixed-integer program: x[i, r] = 1 where row r of
+    table i is chosen,
 
-    - any whose lower bound is not below the best choice known by tolerance / 2 times
-      the lower bound B of the whole, and
-    - of those whose values lie in one interval of width tolerance / 2 * B / n, all but
-      the lightest, n being the number of tables.
+        minimise sum v[i, r] x[i, r]  subject to  sum_r x[i, r] = 1 for every i,
+                                                  sum w[i, r] x[i, r] <= budget,
 
-    The second rule moves a partial choice of the optimum by at most one interval a
-    table, so the result is at most B * tolerance, hence at most tolerance times the
-    optimum, above the optimum. It also bounds the number of partial choices kept by
-    about 2 n / tolerance times the ratio of the first choice to B.
+    solved to optimality by HiGHS. Rows that another row of their table beats in both
+    are left out before.
 
     Args:
         tables: Arrays (rows, 2) of weight and value, both finite; values at least 0.
         budget: Largest sum of weights.
-        tolerance: Largest excess over the optimum, relative to it.
 
     Returns:
         Index of the row of each table.
@@ -193,107 +194,94 @@ def minimise(
         ValueError: If the lightest rows together exceed the budget.
     """
     fronts = [_front(table) for table in tables]
-    tables = [table[front] for table, front in zip(tables, fronts)]
-    budget += 1e-9 * abs(budget)
-    steps = _steps(tables)
-    bound = _Bound(tables, steps, budget)
-    if sum(table[0, 0] for table in tables) > budget:
+    kept = [table[front] for table, front in zip(tables, fronts)]
+    if sum(table[0, 0] for table in kept) > budget * (1 + _SLACK):
         raise ValueError(f"no choice keeps to a budget of {budget:g}")
-    rows = _greedy(tables, steps, budget)
-    best = sum(table[row, 1] for table, row in zip(tables, rows))
-    slack = tolerance / 2 * float(bound(0, np.zeros(1))[0])
-    weights = values = np.zeros(1)
-    history = []
-    for i, table in enumerate(tables):
-        weights = (weights[:, None] + table[:, 0]).ravel()
-        values = (values[:, None] + table[:, 1]).ravel()
-        keep = np.flatnonzero(values + bound(i + 1, weights) < best - slack)
-        keep = keep[np.lexsort((values[keep], weights[keep]))]
-        keep = keep[_first_below(values[keep])]
-        if slack:
-            interval = np.floor(values[keep] / (slack / len(tables)))
-            keep = keep[np.diff(interval, prepend=np.nan) != 0]
-        if not keep.size:
-            return [int(front[row]) for front, row in zip(fronts, rows)]
-        weights, values = weights[keep], values[keep]
-        history.append((keep // len(table), keep % len(table)))
-    at, rows = int(values.argmin()), []
-    for parents, chosen in reversed(history):
-        rows.append(int(chosen[at]))
-        at = int(parents[at])
-    return [int(front[row]) for front, row in zip(fronts, reversed(rows))]
+    rows = [len(table) - 1 for table in kept]  # the cheapest, whatever they weigh
+    if _total(kept, rows)[0] > budget:
+        rows = _solve(kept, budget)
+    return [int(front[row]) for front, row in zip(fronts, rows)]
 
 
-def _first_below(values: np.ndarray) -> np.ndarray:
-    """Return where a value is smaller than all before it."""
-    before = np.minimum.accumulate(values)[:-1]
-    return np.concatenate([np.ones(min(1, len(values)), bool), values[1:] < before])
+def _total(tables: Sequence[np.ndarray], rows: Sequence[int]) -> np.ndarray:
+    """Return the summed weight and value of a choice."""
+    return np.sum([table[row] for table, row in zip(tables, rows)], axis=0)
+
+
+def _solve(tables: Sequence[np.ndarray], budget: float) -> List[int]:
+    """Return the optimal rows of tables that `_front` has ordered."""
+    sizes = [len(table) for table in tables]
+    owner = np.repeat(np.arange(len(tables)), sizes)
+    weights, values = np.concatenate(tables).T
+    # HiGHS stops at an absolute gap of 1e-6, and its tolerances are absolute too: both
+    # columns are given in units in which that is little.
+    heaviest = float(np.abs(weights).max())
+    unit = heaviest / _RESOLUTION if heaviest else 1.0
+    excess = values - np.array([table[-1, 1] for table in tables])[owner]
+    excess /= float(excess.max()) or 1.0
+    each = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+
+    def choice(costs: np.ndarray, limit: float, whole: bool) -> np.ndarray:
+        within = LinearConstraint(weights[None] / unit, -np.inf, limit / unit)
+        return _milp(costs, [LinearConstraint(each, 1, 1), within], whole)
+
+    relaxed = float(excess @ choice(excess, budget, whole=False))
+    limit = budget
+    for _ in range(_ATTEMPTS):
+        costs = excess * _RESOLUTION / (relaxed or 1.0)
+        found = np.split(choice(costs, limit, whole=True), np.cumsum(sizes)[:-1])
+        rows = [int(np.argmax(part)) for part in found]
+        over = float(_total(tables, rows)[0]) - budget
+        if over <= _SLACK * abs(budget):
+            return rows
+        limit -= over  # the solver's tolerance let it through
+    raise RuntimeError(f"the choice of bit widths keeps exceeding a budget of {budget}")
+
+
+def _milp(
+    costs: np.ndarray, constraints: List[LinearConstraint], whole: bool
+) -> np.ndarray:
+    """Return the shares x in [0, 1] of least summed cost, whole ones where asked.
+
+    Raises:
+        RuntimeError: If the solver fails.
+    """
+    with _silent():
+        result = milp(
+            costs,
+            integrality=np.full(len(costs), int(whole)),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0},
+        )
+    if result.x is None:
+        raise RuntimeError(f"the choice of bit widths failed: {result.message}")
+    return result.x
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Discard what C code prints: SciPy's HiGHS prints some lines of its own."""
+    sys.stdout.flush()
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _front(table: np.ndarray) -> np.ndarray:
-    """Return the rows that no other beats, from light to heavy."""
+    """Return the rows that no other beats, from light and costly to heavy and cheap."""
     order = np.lexsort((table[:, 1], table[:, 0]))
-    return order[_first_below(table[order, 1])]
-
-
-def _steps(tables: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the steps along the lower hulls, the best value per weight first.
-
-    Columns: table, row reached, weight added, value saved.
-    """
-    steps = []
-    for index, table in enumerate(tables):
-        hull: List[int] = []
-        for row in range(len(table)):
-            while len(hull) > 1:
-                (w0, v0), (w1, v1), (w2, v2) = table[[*hull[-2:], row]]
-                if (v1 - v0) * (w2 - w1) < (v2 - v1) * (w1 - w0):
-                    break
-                hull.pop()
-            hull.append(row)
-        for a, b in zip(hull, hull[1:]):
-            weight, value = table[b] - table[a]
-            steps.append((index, b, weight, -value))
-    columns = np.array(steps, dtype=float).reshape(-1, 4)
-    return columns[np.argsort(-columns[:, 3] / columns[:, 2], kind="stable")]
-
-
-class _Bound:
-    """Lower bound of what the tables from the i-th on add, by linear relaxation."""
-
-    def __init__(self, tables: Sequence[np.ndarray], steps: np.ndarray, budget: float):
-        self.budget = budget
-        self.lightest = [
-            np.sum([table[0] for table in tables[i:]] or np.zeros((1, 2)), axis=0)
-            for i in range(len(tables) + 1)
-        ]
-        self.sums = [
-            np.pad(steps[steps[:, 0] >= i, 2:].cumsum(axis=0), ((1, 0), (0, 0)))
-            for i in range(len(tables) + 1)
-        ]
-
-    def __call__(self, i: int, weights: np.ndarray) -> np.ndarray:
-        """Return it for the weights that the tables before have; inf: no room."""
-        weight, value = self.lightest[i]
-        room = self.budget - weights - weight
-        saved = np.interp(room, self.sums[i][:, 0], self.sums[i][:, 1])
-        return np.where(room < 0, np.inf, value - saved)
-
-
-def _greedy(
-    tables: Sequence[np.ndarray], steps: np.ndarray, budget: float
-) -> List[int]:
-    """Return the rows that the steps which still fit lead to."""
-    rows = [0] * len(tables)
-    left = budget - sum(table[0, 0] for table in tables)
-    blocked = set()
-    for index, row, weight, _ in steps:
-        if index in blocked or weight > left:
-            blocked.add(index)
-            continue
-        rows[int(index)] = int(row)
-        left -= weight
-    return rows
+    values = table[order, 1]
+    lowest_before = np.minimum.accumulate(np.append(np.inf, values[:-1]))
+    return order[values < lowest_before]
 
 
 def split_name(name: str) -> Tuple[str, str]:

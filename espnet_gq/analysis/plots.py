@@ -192,7 +192,7 @@ def annealing_figure(figures: Dict[str, List[Tuple[int, float]]]):
 def sensitivity_figure(sensitivity: Sensitivity):
     """Draw by how much the loss grows with each tensor quantized alone.
 
-    One line a tensor, one dot a bit width; the most sensitive first, at most
+    One line per tensor, one dot per bit width; the most sensitive first, at most
     SENSITIVE_TENSORS. The abscissa is linear up to a thousandth of the largest growth
     and logarithmic from there.
 

@@ -256,16 +256,16 @@ def _finite(checkpoint: Checkpoint, name: str) -> torch.Tensor:
 def _quantized(checkpoint: Checkpoint, name: str) -> TensorReport:
     w, quantizer = _finite(checkpoint, name), checkpoint.quantizers[name]
     scale = quantizer.scale
-    curve = quantizer.log_mu is not None
-    side_values = scale.numel() + (1 if curve else quantizer.codebook.numel())
+    log_mu = quantizer.log_mu
+    side_values = scale.numel() + (quantizer.codebook.numel() if log_mu is None else 1)
     size = 4 * side_values + packed_size(w.numel(), quantizer.bits)
     error = None
     if checkpoint.format != "packed":
         index = checkpoint.indices(name).view(len(scale), -1).int()
         error = relative_error(w, (scale * quantizer.codebook[index]).view(w.shape))
     mu = None
-    if curve and quantizer.bits > 1:
-        mu = math.exp(min(max(float(quantizer.log_mu), MIN_LOG_MU), MAX_LOG_MU))
+    if log_mu is not None and quantizer.bits > 1:
+        mu = math.exp(min(max(float(log_mu), MIN_LOG_MU), MAX_LOG_MU))
     return TensorReport(
         name=name,
         shape=tuple(w.shape),

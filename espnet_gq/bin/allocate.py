@@ -22,6 +22,7 @@ from espnet_gq.analysis.allocation import (
     split_name,
 )
 from espnet_gq.analysis.sensitivity import Sensitivity
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_text
 
 UNITS = {
@@ -116,7 +117,8 @@ def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
         parts.setdefault(part, []).append(tensor)
     parts["all"] = list(sensitivity.tensors)
     widths = sorted(set(chosen.bits.values()))
-    rows = [["part", "weights", *(f"{b} bits" for b in widths), "mean bits", "cost"]]
+    header = ["part", "weights", *(f"{b} bits" for b in widths), "mean bits", "cost"]
+    rows = []
     for part, tensors in parts.items():
         bits = [chosen.bits[t.name] for t in tensors]
         numel = sum(t.numel for t in tensors)
@@ -124,10 +126,7 @@ def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
         cost = sum(chosen.costs[t.name] for t in tensors)
         counts = [str(bits.count(b)) for b in widths]
         rows.append([part, f"{numel:,}", *counts, f"{mean:.2f}", f"{cost:.4g}"])
-    columns = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in columns])
-    lines = [" | ".join(c.ljust(w) for c, w in zip(row, columns)) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown(header, rows)
 
 
 def _summary(chosen: Allocation) -> str:

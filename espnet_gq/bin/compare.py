@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_gq.analysis.size import describe
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
 from espnet_gq.espnet.scoring import load_units
 from espnet_gq.files import write_json
@@ -70,7 +71,8 @@ def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
 def table(records: List[Dict[str, Any]], test_sets: Sequence[str]) -> str:
     """Return the records as a Markdown table and, below it, the differences."""
     header = ["model", "bits", "quantized", "file", "smaller"]
-    rows = [header + [f"WER {dset} [95 %]" for dset in test_sets]]
+    header += [f"WER {dset} [95 %]" for dset in test_sets]
+    rows = []
     for record in records:
         row = [
             record["model"],
@@ -83,12 +85,7 @@ def table(records: List[Dict[str, Any]], test_sets: Sequence[str]) -> str:
             wer = record["wer"][dset]
             row.append(f"{wer.value:.2f} % [{wer.low:.2f}, {wer.high:.2f}]")
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |"
-        for row in rows
-    ]
+    lines = [markdown(header, rows)]
     for record in records[1:]:
         for dset, diff in record["wer_difference"].items():
             lines.append(

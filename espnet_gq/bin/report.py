@@ -9,6 +9,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 from espnet_gq.analysis import plots
 from espnet_gq.analysis.report import Checkpoint, Report, TensorReport, report
 from espnet_gq.analysis.sensitivity import Sensitivity
+from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
 
 
@@ -86,20 +87,8 @@ def table(result: Report) -> str:
     """Return the tensors as a Markdown table."""
     quantized = _QUANTIZED if result.format != "float" else ()
     columns = (*_ALWAYS, *quantized, _KURTOSIS)
-    rows = [[title for title, _ in columns]]
-    rows += [[cell(tensor) for _, cell in columns] for tensor in result.tensors]
-    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(columns))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        + " |"
-        for row in rows
-    ]
-    marks = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([lines[0], "| " + " | ".join(marks) + " |", *lines[1:]])
+    rows = [[cell(tensor) for _, cell in columns] for tensor in result.tensors]
+    return markdown([title for title, _ in columns], rows)
 
 
 def totals(result: Report) -> str:

@@ -7,7 +7,7 @@ float. Recurrent layers are in `recurrent.py`.
 
 import contextlib
 import contextvars
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Type, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ _held: contextvars.ContextVar[Optional[Dict[int, Dict[int, torch.Tensor]]]] = (
 """Within `quantized_once`: layer -> quantizer -> quantized weight, by their ids."""
 
 
-class QuantizedLayer:
+class QuantizedLayer(nn.Module):
     """What the quantized layers share; `float_class` is the layer extended."""
 
     float_class: Type[nn.Module]
@@ -54,11 +54,11 @@ class QuantizedLayer:
         Returns:
             The layer.
         """
-        layer.__class__ = cls
+        layer.__class__ = cls  # type: ignore[assignment]
         for name, quantizer in quantizers.items():
             quantizer.train(layer.training)
             layer.add_module(name + SUFFIX, quantizer)
-        return layer
+        return cast(QuantizedLayer, layer)
 
     def to_float(self) -> nn.Module:
         """Turn the layer into the float one with every weight on its centroid, in place.
@@ -76,7 +76,7 @@ class QuantizedLayer:
         for name, parameter in hardened.items():
             del self._modules[name + SUFFIX]
             self._parameters[name] = parameter
-        self.__class__ = self.float_class
+        self.__class__ = self.float_class  # type: ignore[assignment]
         return self
 
     def quantized(self) -> Iterator[Tuple[str, nn.Parameter, Quantizer]]:

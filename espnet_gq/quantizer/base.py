@@ -113,6 +113,7 @@ class Quantizer(nn.Module):
 
     alpha_range: Tuple[float, float] = (1.0, 1.0)
     """First and last inverse temperature where the annealing names none."""
+    saved_state: torch.Tensor
     adds_gradient = False
     """Whether the gradient of a penalty is added, which AMP's scaling and the division
     of accumulated losses would miss."""

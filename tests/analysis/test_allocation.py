@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import time
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from espnet_gq.analysis.allocation import (
     allocate,
@@ -69,26 +69,27 @@ def every_choice(record, by):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_choice_is_better_by_more_than_the_tolerance(seed):
+def test_no_choice_is_better(seed):
     rng = np.random.default_rng(seed)
     tables = []
     for rows in rng.integers(1, 6, size=6):
         weights = rng.integers(1, 50, size=rows) * (10 if seed % 2 else 1)
-        tables.append(np.stack([weights, rng.exponential(size=rows)], 1).astype(float))
+        values = rng.exponential(size=rows) * 10.0 ** -(seed % 9)
+        tables.append(np.stack([weights, values], 1).astype(float))
     least = sum(t[:, 0].min() for t in tables)
     most = sum(t[:, 0].max() for t in tables)
-    budget = rng.uniform(least, most)
+    budget = float(np.rint(rng.uniform(least, most)))
     rows = minimise(tables, budget)
     weight, value = sum(t[r] for t, r in zip(tables, rows))
-    assert weight <= budget * (1 + 1e-8)
+    assert weight <= budget
     sums = (sum(choice) for choice in itertools.product(*tables))
     best = min(v for w, v in sums if w <= budget)
-    assert best <= value + 1e-9
-    assert value <= best * 1.001 + 1e-9
+    assert value == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("budget", [2.0, 3.0, 4.5, 5.0])
-def test_many_tensors_take_little_time_and_come_close(budget):
+def test_many_tensors_come_to_within_a_step_of_the_linear_relaxation(budget, capfd):
+    """The relaxation is a lower bound, and splits at most one tensor between rows."""
     rng = np.random.default_rng(0)
     tables = []
     for _ in range(300):
@@ -97,14 +98,18 @@ def test_many_tensors_take_little_time_and_come_close(budget):
         cost = np.maximum.accumulate((cost * rng.uniform(0.5, 2, 8))[::-1])[::-1]
         tables.append(np.stack([numel * np.arange(1.0, 9.0), cost], 1))
     limit = budget * sum(t[0, 0] for t in tables)
-    start = time.monotonic()
-    loose, tight = (
-        sum(t[r] for t, r in zip(tables, minimise(tables, limit, tolerance)))
-        for tolerance in (1e-3, 1e-5)
+    weight, value = sum(t[r] for t, r in zip(tables, minimise(tables, limit)))
+    flat, owner = np.concatenate(tables), np.repeat(np.arange(300), 8)
+    bound = linprog(
+        flat[:, 1],
+        A_ub=flat[None, :, 0] / limit,
+        b_ub=[1.0],
+        A_eq=(owner == np.arange(300)[:, None]).astype(float),
+        b_eq=np.ones(300),
     )
-    assert time.monotonic() - start < 60
-    assert loose[0] <= limit and tight[0] <= limit
-    assert tight[1] <= loose[1] * (1 + 1e-5) and loose[1] <= tight[1] * 1.001
+    assert weight <= limit
+    assert bound.fun * (1 - 1e-6) <= value <= bound.fun * 1.001
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("by", ["loss", "second_order"])
@@ -114,17 +119,17 @@ def test_budgets_are_kept_and_used_well(small, by):
         chosen = allocate(small, by, effective_bits=budget)
         assert chosen.effective_bits <= budget
         allowed = (c.cost for c in choices if c.effective_bits <= budget)
-        assert chosen.cost <= 1.001 * min(allowed) + 1e-12
+        assert chosen.cost <= min(allowed) * (1 + 1e-9)
     for budget in (1300, 1500, 1700):
         chosen = allocate(small, by, max_size=budget)
         assert chosen.file_bytes <= budget
         allowed = (c.cost for c in choices if c.file_bytes <= budget)
-        assert chosen.cost <= 1.001 * min(allowed) + 1e-12
+        assert chosen.cost <= min(allowed) * (1 + 1e-9)
     for budget in (1.0, 2.0, 6.0):
         chosen = allocate(small, by, max_loss=2 * budget)
         assert chosen.cost <= 2 * budget * (1 + 1e-8)
         sizes = (c.file_bytes for c in choices if c.cost <= 2 * budget)
-        assert chosen.file_bytes <= 1.001 * min(sizes)
+        assert chosen.file_bytes == min(sizes)
 
 
 def test_a_gain_is_a_cost_and_fewer_bits_are_never_cheaper():

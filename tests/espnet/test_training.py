@@ -93,7 +93,7 @@ def same(a, b):
 
 
 def test_resume_after_sigkill_is_exact(tmp_path):
-    """A process of its own; benchmarks/faults.py kills a Conformer at every point."""
+    """A process of its own; tests/robustness kills a Conformer at every point."""
     task = Task(tmp_path)
     config = task.config(max_epoch=EPOCHS, keep_nbest_models=EPOCHS, **RNNT)
     task.train(config, "whole")

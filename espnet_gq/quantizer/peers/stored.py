@@ -11,6 +11,8 @@ class StoredCodebook(Quantizer):
     Args: see `Quantizer`.
     """
 
+    codebook: torch.Tensor
+
     def __init__(self, bits: int, *args, **kwargs):
         super().__init__(bits, *args, **kwargs)
         levels = self.levels(bits)

@@ -1,0 +1,51 @@
+"""ESPnet models made from their options, float or with GQ's classes."""
+
+import argparse
+import copy
+from typing import Any, Dict, Mapping
+
+PARTS = ("encoder", "decoder", "model")
+Config = Dict[str, Any]
+Model = Any
+"""One of ESPnet's models, whose parts have no types."""
+
+
+def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Config:
+    """Return a training config with the quantized classes in place of ESPnet's.
+
+    Args:
+        config: Options of a float training.
+        gq_confs: gq_conf of the "encoder", the "decoder" and the "model".
+    """
+    result = dict(copy.deepcopy(config))
+    for part in PARTS:
+        if part == "model":
+            result["model"] = "gq_espnet"
+        elif result.get(part) is None:
+            continue
+        else:
+            result[part] = f"gq_{result[part]}"
+        conf = result.get(f"{part}_conf") or {}
+        result[f"{part}_conf"] = {**conf, "gq_conf": copy.deepcopy(gq_confs[part])}
+    return result
+
+
+def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
+    """Return all options of an ESPnet training: its defaults, and what is chosen.
+
+    Args:
+        chosen: Classes and their arguments.
+        vocabulary: Number of tokens.
+    """
+    from espnet2.tasks.asr import ASRTask
+
+    tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(vocabulary - 3))]
+    found = vars(ASRTask.get_parser().parse_args([]))
+    return {**found, **chosen, "token_list": [*tokens, "<sos/eos>"]}
+
+
+def build(given: Mapping[str, Any]) -> Model:
+    """Return the model of all options of a training."""
+    from espnet2.tasks.asr import ASRTask
+
+    return ASRTask.build_model(argparse.Namespace(**given))

@@ -1,0 +1,108 @@
+"""Timing and memory: clock, rounds in turn, spreads, processes of their own."""
+
+import ctypes
+import gc
+import multiprocessing
+import resource
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Hashable,
+    List,
+    Mapping,
+    Sequence,
+    TypeVar,
+)
+
+from torch.utils.benchmark.utils.timer import timer
+
+MIB = 2**20
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class Clock:
+    """Seconds between laps; waits for the accelerator, where there is one."""
+
+    def __init__(self) -> None:
+        self.last = timer()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        now = timer()
+        seconds, self.last = now - self.last, now
+        return seconds
+
+
+def spread(values: Sequence[float]) -> Dict[str, float]:
+    """Return minimum, median and maximum of several measurements."""
+    return dict(min=min(values), median=statistics.median(values), max=max(values))
+
+
+def in_turn(items: Sequence[Item], index: int) -> List[Item]:
+    """Return the items, beginning with another one at each index."""
+    shift = index % len(items)
+    return [*items[shift:], *items[:shift]]
+
+
+def interleave(
+    calls: Mapping[Key, Callable[[], float]], rounds: int
+) -> Dict[Key, List[float]]:
+    """Return what each call returns in each round.
+
+    A round calls each once, and every round begins with another, so that a slow moment
+    of the machine meets all of them.
+    """
+    found: Dict[Key, List[float]] = {key: [] for key in calls}
+    for index in range(rounds):
+        for key in in_turn(list(calls), index):
+            found[key].append(calls[key]())
+    return found
+
+
+# --- memory --------------------------------------------------------------------------
+
+
+def resident(field: str) -> int:
+    """Return VmRSS (now) or VmHWM (peak) of this process in bytes.
+
+    Where there is no /proc, both are the peak.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith(field + ":"):
+                return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def forget_peak() -> bool:
+    """Reset the peak to what is resident now; return whether the system allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    except OSError:
+        return False
+
+
+def return_freed() -> None:
+    """Let Python and the C library give memory that was freed back to the system."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc
+
+
+def in_new_process(function: Callable[..., Result], *args: Any) -> Result:
+    """Return what a function of a module returns in a fresh Python process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()

@@ -1,0 +1,1 @@
+"""What the result files of the grid say: statistics, tables, RESULTS.md, plots."""

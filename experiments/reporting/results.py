@@ -1,0 +1,258 @@
+"""Result files of the grid, and what their error counts say."""
+
+import json
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+import numpy as np
+
+from espnet_gq.analysis import wer
+from experiments.cells import GridError
+
+SAMPLES = 2000
+LEVEL = 0.95
+ALL = "all"
+"""Name of the test sets together."""
+
+Record = Dict[str, Any]
+
+
+class Key(NamedTuple):
+    """What the seeds of a cell share."""
+
+    architecture: str
+    start: str
+    method: str
+    bits: Optional[int] = None
+    ablation: Optional[str] = None
+
+
+class System(NamedTuple):
+    """Cells whose errors are counted together."""
+
+    key: Key
+    seeds: Tuple[Optional[int], ...]
+
+
+class Difference(NamedTuple):
+    """A paired difference in error rate, in points; `p` is two-sided."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """What it says of the system that is not the baseline."""
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "tied"
+
+    @property
+    def p_text(self) -> str:
+        """The p value as it is printed: no smaller than the samples can tell."""
+        return f"p = {self.p:.3f}" if self.p >= 2 / SAMPLES else f"p < {2 / SAMPLES:g}"
+
+
+def read_result(path: Path) -> Record:
+    """Read one result file.
+
+    Raises:
+        GridError: If it is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["benchmark"] != "grid" or record["format"] != 1:
+            raise KeyError("benchmark")
+        for name in ("cell", "sets", "architecture", "start", "method"):
+            record[name]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise GridError(f"{path} is no result file of the grid ({e!r})") from None
+    return record
+
+
+def units(record: Record, test_set: str) -> wer.Units:
+    """Return the errors and words of every recording, for the bootstrap.
+
+    Args:
+        record: Contents of a result file.
+        test_set: One of its sets, or ALL for the sum over them.
+    """
+    if test_set == ALL:
+        return summed([units(record, name) for name in sorted(record["sets"])])
+    found: wer.Units = {}
+    for speaker, row in record["sets"][test_set]["units"].items():
+        errors = [int(n) for n in row["errors"].split()]
+        words = [int(n) for n in row["words"].split()]
+        words = words * len(errors) if len(words) == 1 else words
+        for index, counts in enumerate(zip(errors, words)):
+            found[speaker, f"{index:05d}"] = counts
+    return found
+
+
+def summed(parts: Sequence[wer.Units]) -> wer.Units:
+    """Return the sum of the counts of each recording."""
+    found: wer.Units = {}
+    for part in parts:
+        for name, (errors, words) in part.items():
+            before = found.get(name, (0, 0))
+            found[name] = (before[0] + errors, before[1] + words)
+    return found
+
+
+class Results:
+    """All result files of a folder.
+
+    Args:
+        folder: Where CELL.json are.
+
+    Raises:
+        GridError: If a file is none of the grid's, or two were measured on different
+            test sets.
+    """
+
+    def __init__(self, folder: Path):
+        paths = sorted(folder.glob("*.json"))
+        if not paths:
+            raise GridError(f"{folder} holds no result files")
+        self.records = {path: read_result(path) for path in paths}
+        self.cells: Dict[Key, Dict[Optional[int], Record]] = {}
+        for record in self.records.values():
+            key = Key(*(record[name] for name in Key._fields))
+            self.cells.setdefault(key, {})[record["seed"]] = record
+        found = [set(record["sets"]) for record in self.records.values()]
+        every = set.union(*found)
+        self.sets = sorted(set.intersection(*found), key=_set_order)
+        self.left_out = sorted(every - set(self.sets), key=_set_order)
+        if not self.sets:
+            raise GridError(f"{folder}: the result files have no test set in common")
+        self._check_same_data()
+        for record in self.records.values():
+            record["sets"] = {name: record["sets"][name] for name in self.sets}
+
+    def _check_same_data(self) -> None:
+        first: Dict[str, Tuple[str, Path]] = {}
+        for path, record in self.records.items():
+            for name in self.sets:
+                digest = record["sets"][name]["digest"]
+                known, other = first.setdefault(name, (digest, path))
+                if known != digest:
+                    raise GridError(
+                        f"{other.name} and {path.name} were measured on different "
+                        f"data ({name}); report them from different folders"
+                    )
+
+    def system(self, key: Key) -> Optional[System]:
+        """Return a key with all its seeds, None where there is no result."""
+        seeds = self.cells.get(key)
+        return System(key, tuple(sorted(seeds, key=str))) if seeds else None
+
+    def pair(self, baseline: Key, key: Key) -> Optional[Tuple[System, System]]:
+        """Return two keys with the seeds that both have; None where there are none.
+
+        What has no seed (nothing was trained) goes with every seed of the other.
+        """
+        first, second = self.system(baseline), self.system(key)
+        if first is None or second is None:
+            return None
+        seeds = [set(system.seeds) - {None} for system in (first, second)]
+        common = seeds[0] & seeds[1] if all(seeds) else None
+        if common is None:
+            return first, second
+        if not common:
+            return None
+        chosen = tuple(sorted(common, key=str))
+        return System(baseline, chosen), System(key, chosen)
+
+    def of(self, system: System) -> List[Record]:
+        """Return the records of a system."""
+        return [self.cells[system.key][seed] for seed in system.seeds]
+
+    def pooled(self, system: System, test_set: str) -> wer.Units:
+        """Return the counts of a system, summed over its seeds."""
+        return summed([units(record, test_set) for record in self.of(system)])
+
+
+def _set_order(name: str) -> Tuple[int, str]:
+    known = ["test_clean", "test_noisy", "test_far"]
+    return (known.index(name) if name in known else len(known)), name
+
+
+class Rates:
+    """Error rates of many systems on one test set, with common bootstrap draws.
+
+    The intervals are those of :func:`espnet_gq.analysis.wer.bootstrap` and
+    :func:`~espnet_gq.analysis.wer.paired_bootstrap`; the draws are made once for all.
+
+    Args:
+        systems: Name -> counts by recording.
+    """
+
+    def __init__(self, systems: Mapping[Any, wer.Units]):
+        names = list(systems)
+        counts = list(systems.values())
+        sums = [np.sum(list(found.values()), axis=0) for found in counts]
+        self.values = {n: float(100 * s[0] / s[1]) for n, s in zip(names, sums)}
+        samples = wer.resample(counts, SAMPLES, 0) if counts else ()
+        self.samples: Dict[Any, np.ndarray] = dict(zip(names, samples))
+
+    def interval(self, name: Any) -> wer.Interval:
+        """Return the error rate of a system."""
+        return wer.Interval(self.values[name], *_ends(self.samples[name]))
+
+    def difference(self, baseline: Any, name: Any) -> Difference:
+        """Return the error rate of a system minus that of another."""
+        drawn = self.samples[name] - self.samples[baseline]
+        sides = float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))
+        value = self.values[name] - self.values[baseline]
+        low, high = _ends(drawn)
+        return Difference(value, low, high, min(1.0, 2 * min(sides)))
+
+
+def _ends(drawn: np.ndarray) -> Tuple[float, float]:
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+class Evidence:
+    """What a report is made of: rates of all systems and of all pairs.
+
+    Args:
+        results: The result files.
+        pairs: (baseline, key) to compare.
+    """
+
+    def __init__(self, results: Results, pairs: Sequence[Tuple[Key, Key]]):
+        self.results = results
+        systems = {key: results.system(key) for key in results.cells}
+        self.systems = {key: s for key, s in systems.items() if s is not None}
+        found = {pair: results.pair(*pair) for pair in dict.fromkeys(pairs)}
+        self.pairs = {pair: both for pair, both in found.items() if both is not None}
+        wanted = list(self.systems.values())
+        wanted += [system for both in self.pairs.values() for system in both]
+        wanted = list(dict.fromkeys(wanted))
+        self.rates = {
+            name: Rates({s: results.pooled(s, name) for s in wanted})
+            for name in (*results.sets, ALL)
+        }
+
+    def interval(self, key: Key, test_set: str) -> Optional[wer.Interval]:
+        """Return the error rate of a key over its seeds, None where it is missing."""
+        system = self.systems.get(key)
+        return None if system is None else self.rates[test_set].interval(system)
+
+    def difference(
+        self, baseline: Key, key: Key, test_set: str
+    ) -> Optional[Difference]:
+        """Return a paired difference, None where there is none."""
+        both = self.pairs.get((baseline, key))
+        return None if both is None else self.rates[test_set].difference(*both)

@@ -1,0 +1,1 @@
+"""Running the cells of the grid: data, float starts, training, measuring."""

@@ -1,0 +1,1 @@
+"""What becomes of files and inputs when something goes wrong: faults and fuzzing."""

@@ -1,0 +1,1 @@
+"""Bad inputs of every kind, made from a seed."""
