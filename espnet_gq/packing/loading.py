@@ -96,17 +96,21 @@ def load_packed(
 def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
     state: Dict[str, Any] = {}
     weights: Dict[int, PackedWeight] = {}
-    made: WeakKeyDictionary[QuantizedTensor, PackedWeight] = WeakKeyDictionary()
+    made: WeakKeyDictionary[QuantizedTensor, Dict[int, PackedWeight]]
+    made = WeakKeyDictionary()
+    own = {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)}
     for name, value in tensors(packed, file):
         if isinstance(value, QuantizedTensor):
             # Takes the weight's place while the state dict finds its way into the
             # model: layers may rename what an earlier release called otherwise.
             place = torch.empty(value.shape, device="meta", dtype=torch.float32)
             place = nn.Parameter(place, requires_grad=False)
-            # A tensor of several names stays one.
-            if value not in made:
-                made[value] = _weight(value)
-            weights[id(place)] = made[value]
+            # What is one tensor in the model stays one. Others may have the same values
+            # for the moment.
+            found, key = made.setdefault(value, {}), own.get(name, id(place))
+            if key not in found:
+                found[key] = _weight(value)
+            weights[id(place)] = found[key]
             value = place
         state[name] = value.value if isinstance(value, Extra) else value
     dtypes = _dtypes(model)
@@ -158,7 +162,8 @@ def _convert(
             if buffer is not None and buffer.dtype != dtype:
                 module._buffers[name] = buffer.to(dtype)
         elif id(parameter) in weights:
-            nn.Module.to(weights[id(parameter)], dtype)  # its own `to` is a tensor's
+            # In place: as a tensor's, a packed weight's own `to` returns another.
+            nn.Module.to(weights[id(parameter)], dtype)
         elif parameter.dtype != dtype:
             module._parameters[name] = nn.Parameter(
                 parameter.detach().to(dtype), requires_grad=parameter.requires_grad

@@ -9,6 +9,7 @@ from typing import ContextManager, Optional
 
 import torch
 from torch import nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 PLAIN = (torch.Tensor, nn.Parameter)
@@ -68,6 +69,13 @@ def without_autocast(device: torch.device) -> ContextManager:
     if not _autocast():
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def outside_transforms() -> ContextManager:
+    """Return a context in which new tensors are plain ones, with memory of their own."""
+    if _transforms() is None:
+        return contextlib.nullcontext()
+    return temporarily_clear_interpreter_stack()
 
 
 def wants_gradient(*tensors: Optional[torch.Tensor]) -> bool:

@@ -183,6 +183,8 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gates, h, c, bias, steps):
         ctx.steps = steps
+        if bias is not None and bias.is_inference():
+            bias = bias.clone()
         ctx.save_for_backward(gates, h, c, bias)
         out, h, c = steps.compute(gates, h, c, bias)
         return (out, h) if c is None else (out, h, c)
@@ -260,20 +262,23 @@ def _gru(gates, hidden, h: torch.Tensor) -> torch.Tensor:
 class _Types:
     """The type that a layer computes in, and the one it returns.
 
-    Narrow types are computed in float32, as the kernels do.
+    Narrow types are computed in float32, as the kernels do. Under autocast, results are
+    of the states' type; those of a projection, and of a `fused` layer, of autocast's.
 
     Raises:
         RuntimeError: If operands are of several types or devices, as PyTorch says it.
     """
 
-    def __init__(self, x: torch.Tensor, states, weights):
-        self.returned = self.computed = x.dtype
+    def __init__(self, x, states, weights, fused: bool = False, projected: bool = False):
+        self.returned = self.cell = self.computed = x.dtype
         wanted = context.autocast_type(x)
         if wanted is not None:
-            self.returned, self.computed = wanted, torch.float32
+            self.returned = wanted if fused or projected else states[0].dtype
+            self.cell = wanted if fused else states[-1].dtype
+            self.computed = torch.float32
         elif x.dtype in NARROW:
             self.computed = torch.float32
-        self.as_given = self.returned is self.computed is x.dtype
+        self.as_given = self.returned is self.cell is self.computed is x.dtype
         for name, tensors in (("hidden", states), ("parameter", weights)):
             for tensor in tensors:
                 if tensor.device != x.device:
@@ -297,11 +302,14 @@ class _Types:
             return list(tensors)
         return [None if t is None else t.to(self.computed) for t in tensors]
 
-    def without(self, *tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """Return results in the type that is returned."""
+    def without(
+        self, hidden: Sequence[torch.Tensor], cell: Sequence[torch.Tensor] = ()
+    ) -> Tuple[torch.Tensor, ...]:
+        """Return outputs and hidden states, then the cell's, as they are returned."""
         if self.as_given:
-            return tensors
-        return tuple(t.to(self.returned) for t in tensors)
+            return (*hidden, *cell)
+        hidden = [t.to(self.returned) for t in hidden]
+        return (*hidden, *(t.to(self.cell) for t in cell))
 
 
 def _check_size(name: str, state: torch.Tensor, expected: Sequence[int]) -> None:
@@ -332,9 +340,11 @@ def _layer(cell: str, x, second, third, *options):
     hx = [hx] if cell == "GRU" else list(hx)
     if len(hx) != (1 if cell == "GRU" else 2):
         raise RuntimeError("lstm expects two hidden states")
-    types = _Types(x, hx, weights)
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
+    projected = each in (3, 5)
+    fused = cell == "LSTM" and sizes is None and not projected
+    types = _Types(x, hx, weights, fused, projected)
     weights = [weights[i : i + each] for i in range(0, len(weights), each)]
     if not context.is_recorded(x):
         _check_layer(x, sizes, hx, weights, batch_first, has_biases)
@@ -360,7 +370,7 @@ def _layer(cell: str, x, second, third, *options):
             stacked = [state.unsqueeze(0) for state in final[0] if state is not None]
         else:
             stacked = [torch.stack(one) for one in zip(*final) if one[0] is not None]
-        return types.without(x, *stacked)
+        return types.without((x, stacked[0]), stacked[1:])
 
 
 def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> None:
@@ -442,13 +452,14 @@ def _lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     if len(hx) != 2:
         raise RuntimeError("lstm_cell expects two hidden states")
     gates, hidden, states, types = _cell(x, hx, w_ih, w_hh, b_ih, b_hh)
-    return types.without(*_lstm(gates + hidden, states[1]))
+    h, c = _lstm(gates + hidden, states[1])
+    return types.without((h,), (c,))
 
 
 @handles(torch.gru_cell)
 def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     gates, hidden, states, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
-    return types.without(_gru(gates, hidden, states[0]))[0]
+    return types.without((_gru(gates, hidden, states[0]),))[0]
 
 
 # --- layers ---------------------------------------------------------------------------

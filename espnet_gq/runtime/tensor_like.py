@@ -82,7 +82,8 @@ class TensorLike:
         return getattr(self.dense(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "data" or (name in ("requires_grad", "grad") and value):
+        thaws = name == "requires_grad" and value
+        if name == "data" or thaws or (name == "grad" and value is not None):
             raise AttributeError(FROZEN.format(what=f"setting {name}"))
         if name not in ("requires_grad", "grad"):
             super().__setattr__(name, value)

@@ -205,12 +205,13 @@ class PackedWeight(TensorLike, nn.Module):
         planes, codebook = buffers["planes"], buffers["codebook"]
         scale = buffers["scale"]
         now = (
-            *(planes.data_ptr(), planes.numel(), planes.dtype),
+            *(planes.data_ptr(), planes.numel(), planes.dtype, planes.is_contiguous()),
             *(codebook.data_ptr(), codebook.numel(), codebook.dtype),
+            *(codebook.is_contiguous(), scale.is_contiguous()),
             *(scale.data_ptr(), scale.numel(), scale.dtype),
         )
         if bias is not None:
-            now += (bias.data_ptr(), bias.numel(), bias.dtype)
+            now += (bias.data_ptr(), bias.numel(), bias.dtype, bias.is_contiguous())
         found = self._described
         if (
             found is not None
@@ -306,9 +307,18 @@ class PackedWeight(TensorLike, nn.Module):
             with torch.autocast(x.device.type, enabled=False):
                 bias = None if bias is None else bias.float()
                 return self.product(x.float(), bias).to(dtype)
-        if x.dtype is not self._dtype or x.device != self.device or x.is_nested:
+        self._check_device(x)
+        if x.dtype is not self._dtype or x.is_nested:
             return F.linear(x, self.matrix(), bias)  # raises what PyTorch does
         return self.product(x, bias)
+
+    def _check_device(self, x: torch.Tensor) -> None:
+        """Refuse activations on another device: PyTorch does not always do so."""
+        if x.device != self.device:
+            raise RuntimeError(
+                f"activations are on {x.device} and a packed weight on {self.device}; "
+                "allowed: one device"
+            )
 
     def product(
         self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
@@ -371,13 +381,14 @@ class PackedWeight(TensorLike, nn.Module):
         return out
 
     def _compute_elsewhere(self, x, bias):
+        self._check_device(x)
         if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
             return F.linear(x, self.matrix().to(x.dtype), bias)  # raises
         if x.dtype in NARROW and self.runs_native(x):
             bias = None if bias is None else bias.float()
             return self.compute(x.float(), bias).to(x.dtype)
-        int8 = self.mode_number == MODES["int8"] and x.device == self.device
-        if int8 and x.device.type != "meta" and x.is_floating_point():
+        int8 = self.mode_number == MODES["int8"] and x.device.type != "meta"
+        if int8 and x.is_floating_point():
             return self._int8_operations(x, bias)
         return F.linear(x, self.matrix().to(x.dtype), bias)
 
@@ -406,9 +417,8 @@ class PackedWeight(TensorLike, nn.Module):
         """
         out = self._rows(row)
         if max_norm is not None:
-            norm = torch.linalg.vector_norm(
-                out, norm_type, dim=-1, keepdim=True, dtype=torch.float32
-            )
+            wide = out.float() if out.dtype in NARROW else out
+            norm = torch.linalg.vector_norm(wide, norm_type, dim=-1, keepdim=True)
             factor = torch.where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)
             out = (out * factor).to(out.dtype)
         return out
@@ -498,14 +508,15 @@ class PackedWeight(TensorLike, nn.Module):
         """Return `compute_values`, kept where unpacking is slow."""
         device = self.device.type
         if device == "meta" or (device == "cpu" and kernels.library() is not None):
-            return self.compute_values()
+            with context.outside_transforms():
+                return self.compute_values()
         parts, found = self.parts(), self._unpacked
         # Versions of tensors do not tell of writes through `.data`: values do.
         if found is not None and all(
             a.device == b.device and torch.equal(a, b) for a, b in zip(parts, found[0])
         ):
             return found[1]
-        with torch.inference_mode(False), torch.no_grad():  # for any later use
+        with context.outside_transforms(), torch.inference_mode(False), torch.no_grad():
             values = self.compute_values()
             kept = tuple(part.detach().clone() for part in parts)
         self.__dict__["_unpacked"] = kept, values
