@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from rows import CPU_FACTOR, FAIL, HERE, ROWS, Row
+import paths
+import torch
+from report import command, machine, progress
+from rows import CPU_FACTOR, FAIL, ROWS, Row
 from table import counted, lines_of
 
-import torch  # isort: skip
-from report import command, machine, progress  # isort: skip
-
-from espnet_gq.files import write_json  # isort: skip
+from espnet_gq.files import write_json
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -48,7 +48,7 @@ def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder, "results.jsonl"), Path(folder, "log.txt")
-        words = [sys.executable, str(HERE / "rows.py"), row.module]
+        words = [sys.executable, str(paths.HERE / "rows.py"), row.module]
         words += ["--device", args.device, "--out", str(out)]
         words += ["--small"] * args.small
         with open(log, "w") as file:

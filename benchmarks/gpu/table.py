@@ -1,6 +1,8 @@
-"""The results of `check.py` as Markdown.
+"""The results of `check.py` as a Markdown table.
 
-python benchmarks/gpu/table.py benchmarks/results/gpu_h100.json
+    python benchmarks/gpu/table.py gpu_check.json
+
+prints what the check itself has printed.
 """
 
 import argparse
@@ -9,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+import paths  # noqa: F401
 from report import machine_lines
-from rows import FIGURE, STATUSES  # noqa: I001  sets the path of the next
+from rows import FIGURE, STATUSES
 
 HEADER = ("row", "case", "result", "value", "limit", "note")
 
