@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
+import paths  # noqa: F401
+
 from espnet_gq.files import write_json
 from espnet_gq.quantizer import triton_kernel
 
