@@ -73,6 +73,26 @@ def _options(w, scale, c, mode: int, alpha: float, isa: Optional[int]) -> tuple:
     )
 
 
+def _address(tensor: torch.Tensor, size: int, what: str) -> int:
+    return native.address(tensor, torch.float32, size, what)
+
+
+def _codebook(w, scale, inv_scale, c) -> Tuple[int, int, int]:
+    """Return the addresses of what the weights are quantized with."""
+    if w.dim() != 2 or scale.numel() not in (1, len(w)):
+        raise ValueError(
+            f"{scale.numel()} scales for weights of shape {tuple(w.shape)}; allowed: "
+            "one for all rows, or one per row"
+        )
+    if c.numel() not in (2, 4, 8, 16, 32, 64, 128, 256):
+        raise ValueError(f"{c.numel()} centroids; allowed: 2, 4, ..., 256")
+    return (
+        _address(scale, scale.numel(), "the scales"),
+        _address(inv_scale, scale.numel(), "the inverse scales"),
+        _address(c, c.numel(), "the centroids"),
+    )
+
+
 def _check(status: int) -> None:
     if status == 2:
         raise MemoryError("the fused quantizer found no memory for its sums")
@@ -103,11 +123,9 @@ def forward(
     out = torch.empty_like(w)
     _check(
         _library().gq_forward(
-            w.data_ptr(),
-            out.data_ptr(),
-            scale.data_ptr(),
-            inv_scale.data_ptr(),
-            c.data_ptr(),
+            _address(w, w.numel(), "the weights"),
+            _address(out, w.numel(), "the result"),
+            *_codebook(w, scale, inv_scale, c),
             *_options(w, scale, c, mode, alpha, isa),
         )
     )
@@ -132,15 +150,13 @@ def backward(
     grad_mu = w.new_empty(())
     _check(
         _library().gq_backward(
-            w.data_ptr(),
-            grad.data_ptr(),
-            out.data_ptr(),
-            grad_scale.data_ptr(),
-            grad_mu.data_ptr(),
-            scale.data_ptr(),
-            inv_scale.data_ptr(),
-            c.data_ptr(),
-            dc.data_ptr(),
+            _address(w, w.numel(), "the weights"),
+            _address(grad, w.numel(), "the gradient"),
+            _address(out, w.numel(), "the result"),
+            _address(grad_scale, scale.numel(), "the gradient of the scales"),
+            _address(grad_mu, 1, "the gradient of mu"),
+            *_codebook(w, scale, inv_scale, c),
+            _address(dc, c.numel(), "the derivative of the centroids"),
             *_options(w, scale, c, mode, alpha, isa),
         )
     )

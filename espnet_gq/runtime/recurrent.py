@@ -269,7 +269,9 @@ class _Types:
         RuntimeError: If operands are of several types or devices, as PyTorch says it.
     """
 
-    def __init__(self, x, states, weights, fused: bool = False, projected: bool = False):
+    def __init__(
+        self, x, states, weights, fused: bool = False, projected: bool = False
+    ):
         self.returned = self.cell = self.computed = x.dtype
         wanted = context.autocast_type(x)
         if wanted is not None:

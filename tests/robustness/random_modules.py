@@ -17,8 +17,7 @@ from torch import nn
 from espnet_gq.quantizer.methods import METHODS
 
 DTYPES = {
-    name: getattr(torch, name)
-    for name in ("float32", "float64", "bfloat16", "float16")
+    name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")
 }
 
 
@@ -76,7 +75,7 @@ class Recurrent(nn.Module):
         last = last[0] if rnn.mode == "LSTM" else last
         if turned:
             y = y.transpose(0, 1)
-        return y + last.mean()if last.numel() else y
+        return y + last.mean() if last.numel() else y
 
 
 class Cell(nn.Module):
@@ -114,7 +113,9 @@ class Attention(nn.Module):
 class Transformer(nn.Module):
     """PyTorch's Transformer layers, whose fast path reads weights."""
 
-    def __init__(self, layers, padded: Optional[Tuple[Tuple[bool, ...], ...]], **options):
+    def __init__(
+        self, layers, padded: Optional[Tuple[Tuple[bool, ...], ...]], **options
+    ):
         super().__init__()
         layer = nn.TransformerEncoderLayer(batch_first=True, **options)
         self.single = not layers
@@ -233,7 +234,9 @@ class Spec:
         """Whether the input is that of an embedding."""
         return self.blocks[0].kind == "Embedding"
 
-    def build(self, seed: Optional[int] = None, dtype: Optional[str] = None) -> nn.Module:
+    def build(
+        self, seed: Optional[int] = None, dtype: Optional[str] = None
+    ) -> nn.Module:
         """Return the float module."""
         with seeded(self.seed if seed is None else seed):
             return Net(self).to(DTYPES[dtype or self.dtype])
@@ -242,7 +245,9 @@ class Spec:
         """Return an input."""
         with seeded(self.seed + 1000 + seed):
             if self.looked_up:
-                return torch.randint(0, self.blocks[0].options["num_embeddings"], self.shape)
+                return torch.randint(
+                    0, self.blocks[0].options["num_embeddings"], self.shape
+                )
             return torch.randn(self.shape, dtype=torch.float32).to(
                 DTYPES[dtype or self.dtype]
             )
@@ -346,7 +351,9 @@ def _convolution(draw, shape):
     two = draw(st.booleans())
     channels = None
     if two:
-        channels = draw(st.sampled_from([c for c in range(1, size + 1) if size % c == 0]))
+        channels = draw(
+            st.sampled_from([c for c in range(1, size + 1) if size % c == 0])
+        )
     spatial = [time, size // channels] if two else [time]
     inner = channels or size
     groups = draw(st.sampled_from([1, 1, inner]))
@@ -369,8 +376,10 @@ def _convolution(draw, shape):
             kernel, after = [1] * len(spatial), None
             padding = [0] * len(spatial)
             after = [(n - 1) // s + 1 for n, s in zip(spatial, stride)]
-    if padding == "same" and mode == "reflect" and any(
-        d * (k - 1) >= 2 * n for n, d, k in zip(spatial, dilation, kernel)
+    if (
+        padding == "same"
+        and mode == "reflect"
+        and any(d * (k - 1) >= 2 * n for n, d, k in zip(spatial, dilation, kernel))
     ):
         mode = "zeros"
     options = dict(

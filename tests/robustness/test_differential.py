@@ -243,6 +243,7 @@ def form(name: str):
 def in_threads(t: Trial, module: nn.Module):
     """Return the outputs of calls in four threads at once."""
     with ThreadPoolExecutor(4) as pool, default_dtype(t.spec.default):
+
         def call(_):
             with torch.no_grad():
                 return flat(module(t.x))
@@ -746,9 +747,7 @@ def packed_int8(t: Trial) -> None:
     got = t.call(other)
     for handle in handles:
         handle.remove()
-    assert [(y.dtype, y.shape) for y in got] == [
-        (y.dtype, y.shape) for y in t.expected
-    ]
+    assert [(y.dtype, y.shape) for y in got] == [(y.dtype, y.shape) for y in t.expected]
     for a, b in zip(got, t.expected):
         assert not b.isfinite().all() or a.isfinite().all()
     set_mode(other, "exact")
@@ -835,7 +834,10 @@ def packed_bad_input(t: Trial) -> None:
         try:
             want = t.call(t.hardened, x)
         except Exception as e:  # attention has assertions
-            for name, module in {"packed": packed_of(t), "prepared": t.prepared}.items():
+            for name, module in {
+                "packed": packed_of(t),
+                "prepared": t.prepared,
+            }.items():
                 with form(f"{name}, input {x.dtype} {tuple(x.shape)}"):
                     with pytest.raises((*REFUSALS, type(e))) as caught:
                         t.call(module, x)

@@ -95,8 +95,9 @@ def test_packed_files_are_read_under_another_default(dtype):
         expected = load_packed(nn.Sequential(nn.Linear(20, 33)), packed)(x)
         with defaults(dtype=dtype):
             weight = PackedWeight.from_stream(
-                *stream_of(5, (20, 33)), torch.ones(32, dtype=torch.float32)
-                .cumsum(0), torch.ones(1, dtype=torch.float32)
+                *stream_of(5, (20, 33)),
+                torch.ones(32, dtype=torch.float32).cumsum(0),
+                torch.ones(1, dtype=torch.float32),
             )
         assert weight.dtype == weight.codebook.dtype == torch.float32
     assert expected.dtype == torch.float32
