@@ -204,9 +204,10 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     """Embedding, weight (num_embeddings, embedding_dim) quantized.
 
-    The row of `padding_idx` is quantized like any other: GQ's codebooks have no zero,
-    so with one scale per tensor padding is embedded as the smallest centroids. With one
-    per channel a row of zeros stays next to nothing.
+    The row of `padding_idx` is quantized like any other. A codebook with a zero (LSQ's,
+    the ternary one at 2 bits) keeps it zero. The others have none: with one scale per
+    tensor, padding is embedded as the centroids nearest to zero; with one per channel
+    the scale of that row is next to nothing, zero in effect.
 
     `max_norm` limits the rows that are looked up: in training the parameter's own, as
     nn.Embedding does, and always the quantized ones. Gradients are dense where `sparse`

@@ -358,7 +358,7 @@ class Progress:
 
 @torch.no_grad()
 def progress(module: nn.Module) -> Progress:
-    """Measure how far the annealing has come; takes two passes over the weights."""
+    """Measure how far the annealing has come; takes three passes over a sample."""
     total: Dict[str, float] = {}
     alphas, bits = [], 0.0
     for _, weight, quantizer in quantized_weights(module):
