@@ -140,4 +140,8 @@ def _matrix(given: List[torch.Tensor], rows: int, cols: int, int8: bool):
 @packed_steps.register_fake
 def _(cell, gates, h, c, hh, hr, bias, sizes, reverse, int8_hh, int8_hr):
     out = gates.new_empty(*gates.shape[:-1], h.shape[-1])
-    return out, torch.empty_like(h), h.new_empty(0) if c is None else torch.empty_like(c)
+    return (
+        out,
+        torch.empty_like(h),
+        h.new_empty(0) if c is None else torch.empty_like(c),
+    )

@@ -6,6 +6,7 @@ a layer is applied to all steps at once; the steps then run inside the compiled 
 Matrices that a configuration left float take PyTorch operations.
 """
 
+import ctypes
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -66,83 +67,84 @@ class Steps(NamedTuple):
             return out, h, None if c is None else state
         if context.is_transformed():
             return self.by_operations(gates, h, c, bias)
-        if not context.wants_gradient(gates, h, c, bias, *self._floats()):
+        if not torch.is_grad_enabled() or not self._runs_native(gates):
             return self.compute(gates, h, c, bias)
-        if not self._runs_native(gates):
-            return self.by_operations(gates, h, c, bias)
+        if not context.wants_gradient(gates, h, c, bias):
+            return self.compute(gates, h, c, bias)
         out, h, *rest = _Gradient.apply(gates, h, c, bias, self)
         return out, h, rest[0] if rest else None
 
-    def _floats(self) -> List[torch.Tensor]:
-        return [w for w in (self.hh, self.hr) if torch.is_tensor(w)]
-
     def _runs_native(self, gates: torch.Tensor) -> bool:
-        weights = [w for w in (self.hh, self.hr) if w is not None]
-        return (
-            gates.dtype is torch.float32
-            and all(isinstance(w, PackedWeight) for w in weights)
-            and all(w.runs_native(gates) for w in weights)
-            and len({w.mode_number for w in weights}) == 1
-        )
+        hh, hr = self.hh, self.hr
+        if not isinstance(hh, PackedWeight) or gates.dtype is not torch.float32:
+            return False
+        if not hh.runs_native(gates):
+            return False
+        if hr is None:
+            return True
+        if not isinstance(hr, PackedWeight) or not hr.runs_native(gates):
+            return False
+        return hh.mode_number == hr.mode_number
 
-    def active(self, gates: torch.Tensor) -> torch.Tensor:
-        """Return the sequences that last to each step, int64."""
+    def active(self, gates: torch.Tensor) -> List[int]:
+        """Return the sequences that last to each step.
+
+        Raises:
+            RuntimeError: If the sizes of a PackedSequence are not its own.
+        """
         if self.sizes is None:
             steps, batch = gates.shape[:2]
-            return torch.full((steps,), batch, dtype=torch.int64, device="cpu")
+            return [batch] * steps
         sizes = self.sizes
         if sizes.dtype is not torch.int64 or not sizes.is_cpu or sizes.dim() != 1:
             raise RuntimeError(
                 f"batch_sizes of a PackedSequence are {sizes.dtype} on {sizes.device} "
                 f"of shape {tuple(sizes.shape)}; allowed: torch.int64 on cpu, (steps,)"
             )
-        sizes = sizes.contiguous()
-        falling = bool((sizes[1:] <= sizes[:-1]).all()) and int(sizes[-1]) > 0
-        if not falling or int(sizes.sum()) != gates.shape[0]:
+        active = sizes.tolist()
+        falling = all(b <= a for a, b in zip(active, active[1:]))
+        if not falling or active[-1:] < [1] or sum(active) != gates.shape[0]:
             raise RuntimeError(
                 f"batch_sizes of a PackedSequence of {gates.shape[0]} steps are not its "
                 "own; allowed: positive numbers that do not increase, of that sum"
             )
-        return sizes
+        return active
 
     def compute(self, gates, h, c, bias) -> States:
-        """Return the results for plain tensors, without gradients."""
+        """Return the results for plain tensors, by the kernels where they can run."""
         if not self._runs_native(gates):
             return self.by_operations(gates, h, c, bias)
+        active = self.active(gates)
         if not gates.numel():
             return (
                 gates.new_empty(*gates.shape[:-1], h.shape[-1]),
                 *(h.clone(), None if c is None else c.clone()),
             )
-        f32, batch, rows = torch.float32, len(h), self.hh.rows
-        outputs, units = self.hh.cols, rows // (4 if self.cell == "LSTM" else 3)
-        active = self.active(gates)
+        hh, hr, f32 = self.hh, self.hr, torch.float32
+        rows, outputs = hh.rows, hh.cols
+        units = rows // (4 if self.cell == "LSTM" else 3)
+        total, batch = gates.numel() // rows, active[0]
         gates = gates.contiguous()
-        total = gates.numel() // rows
+        # Written to: the caller's states stay as they are.
         h = h.clone(memory_format=torch.contiguous_format)
         if c is not None:
             c = c.clone(memory_format=torch.contiguous_format)
         out = gates.new_empty(*gates.shape[:-1], outputs)
-        first = gates.shape[1] if self.sizes is None else int(active[0])
-        if first != batch:
-            raise RuntimeError(f"states of {batch} sequences; allowed: {first}")
-        hh = self.hh.description(bias)
-        hr = None if self.hr is None else self.hr.description()
         check(
             kernels.library().gq_recurrence(
                 CELLS[self.cell],
-                hh,
-                hr,
+                hh.description(bias),
+                None if hr is None else hr.description(),
                 units,
                 address(gates, f32, total * rows, "the gates"),
-                address(active, torch.int64, len(active), "the sizes"),
+                (ctypes.c_int64 * len(active))(*active),
                 len(active),
                 self.reverse,
                 address(h, f32, batch * outputs, "the hidden state"),
                 None if c is None else address(c, f32, batch * units, "the cell state"),
                 address(out, f32, total * outputs, "the result"),
                 outputs,
-                self.hh.mode_number,
+                hh.mode_number,
                 torch.get_num_threads(),
                 0,
             )
@@ -153,7 +155,7 @@ class Steps(NamedTuple):
         """Return the results by PyTorch operations, which autograd can follow."""
         apply_hh, apply_hr = _product(self.hh, gates), _product(self.hr, gates)
         flat = gates if self.sizes is not None else gates.flatten(0, 1)
-        active = self.active(gates).tolist()
+        active = self.active(gates)
         begins = [0]
         for n in active:
             begins.append(begins[-1] + n)
@@ -269,7 +271,9 @@ class _Types:
         RuntimeError: If operands are of several types or devices, as PyTorch says it.
     """
 
-    def __init__(self, x, states, weights, fused: bool = False, projected: bool = False):
+    def __init__(
+        self, x, states, weights, fused: bool = False, projected: bool = False
+    ):
         self.returned = self.cell = self.computed = x.dtype
         wanted = context.autocast_type(x)
         if wanted is not None:
@@ -472,7 +476,9 @@ class PackedRNNBase(PackedLayer):
 
     @property
     def _flat_weights(self) -> List[Optional[Matrix]]:
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        modules, parameters = self._modules, self._parameters
+        names = self._flat_weights_names
+        return [modules.get(name, parameters.get(name)) for name in names]
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:

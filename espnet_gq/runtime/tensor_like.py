@@ -36,7 +36,9 @@ def handles(*functions: Callable) -> Callable[[Callable], Callable]:
 
 def _writes(name: str) -> bool:
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or (name.startswith("__i") and name not in ("__index__", "__invert__"))
+    return in_place or (
+        name.startswith("__i") and name not in ("__index__", "__invert__")
+    )
 
 
 class TensorLike:

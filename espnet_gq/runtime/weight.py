@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_gq.runtime import context, reference
+from espnet_gq.runtime import context
 from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import reference
 from espnet_gq.runtime.library import MODES, Weight, address, check
 from espnet_gq.runtime.planes import from_planes, planes_size, to_planes
 from espnet_gq.runtime.tensor_like import TensorLike
@@ -107,9 +108,7 @@ class PackedWeight(TensorLike, nn.Module):
                 planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
             )
             where = address(planes, torch.uint8, planes.numel(), "the planes")
-            check(
-                library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where)
-            )
+            check(library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
         else:
             flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
             index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
@@ -365,7 +364,9 @@ class PackedWeight(TensorLike, nn.Module):
             x = x.contiguous().resolve_neg()
         m = x.numel() // cols if cols else math.prod(shape[:-1])
         # As x is: of its type and device, whatever the defaults of the process are.
-        out = x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        out = (
+            x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        )
         status = library.gq_linear(
             weight,
             x.data_ptr(),
@@ -437,7 +438,8 @@ class PackedWeight(TensorLike, nn.Module):
             or context.is_transformed()
         ):
             return F.embedding(row, self.matrix())
-        return self.compute_rows(row).to(self._dtype)
+        out = self.compute_rows(row)
+        return out if self._dtype is torch.float32 else out.to(self._dtype)
 
     def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
         """Return rows of the weight in float32, for plain indices."""
@@ -446,9 +448,10 @@ class PackedWeight(TensorLike, nn.Module):
             return F.embedding(row, self._values())
         flat = row.reshape(-1).to(torch.int64).contiguous()
         n = flat.numel()
-        out = torch.empty(n, self.cols, dtype=torch.float32, device=row.device)
+        weight = self.description()
+        out = self._buffers["codebook"].new_empty(n, self.cols)
         status = library.gq_rows(
-            self.description(),
+            weight,
             address(flat, torch.int64, n, "the indices"),
             n,
             address(out, torch.float32, n * self.cols, "the result"),

@@ -8,14 +8,24 @@ import threading
 
 import pytest
 import torch
-from packed_kinds import KINDS, RECURRENT, close, equal, flat, in_mode, mapped, outcome
-from packed_kinds import pair
+from packed_kinds import (
+    KINDS,
+    RECURRENT,
+    close,
+    equal,
+    flat,
+    in_mode,
+    mapped,
+    outcome,
+    pair,
+)
 from torch import nn
 
 import espnet_gq
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight, available, reference
+from espnet_gq.runtime import PackedWeight, available
 from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import reference
 
 compiled = pytest.mark.skipif(not available(), reason="the kernels were not built")
 every_kind = pytest.mark.parametrize("name", KINDS)
@@ -95,8 +105,9 @@ def test_packed_files_are_read_under_another_default(dtype):
         expected = load_packed(nn.Sequential(nn.Linear(20, 33)), packed)(x)
         with defaults(dtype=dtype):
             weight = PackedWeight.from_stream(
-                *stream_of(5, (20, 33)), torch.ones(32, dtype=torch.float32)
-                .cumsum(0), torch.ones(1, dtype=torch.float32)
+                *stream_of(5, (20, 33)),
+                torch.ones(32, dtype=torch.float32).cumsum(0),
+                torch.ones(1, dtype=torch.float32),
             )
         assert weight.dtype == weight.codebook.dtype == torch.float32
     assert expected.dtype == torch.float32
