@@ -1,15 +1,16 @@
-"""Call packed layers with wrong arguments, the kernels built with sanitizers.
+r"""Call packed layers with wrong arguments, the kernels built with sanitizers.
 
-    python benchmarks/sanitizers.py --calls 4000 --json benchmarks/results/sanitizers.json
+    python benchmarks/sanitizers.py --calls 6000 \
+        --json benchmarks/results/sanitizers.json
 
-The library is built anew with AddressSanitizer and UndefinedBehaviorSanitizer, and the
-calls come through the Python binding: activations, indices, states, biases and buffers of
-another type, size, device or layout, other defaults of the process, operators with other
-numbers, constructors with other sizes. A call is made from --seed and its number, so that
-any can be made again: --first 17 --calls 1. It is
+The library is built anew with AddressSanitizer and UndefinedBehaviorSanitizer. The calls
+come through the Python binding: activations, indices, states, biases and buffers of
+another type, size, device or layout, other defaults of the process, operators with
+other numbers, constructors with other sizes. A call is made from --seed and its number,
+so that any can be made again: --first 17 --calls 1. It is
 
     right      returned what PyTorch operations return for it without the library
-    refused    one sentence: a TypeError, ValueError, RuntimeError, IndexError or the like
+    refused    one sentence: TypeError, ValueError, RuntimeError, IndexError or the like
     wrong      returned something else
     unclear    refused in several lines, or by another exception
     crash      the process ended: what the sanitizers wrote is shown
@@ -86,7 +87,7 @@ LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]]
 }
 
 
-# --- in the process with the sanitizers -------------------------------------------------
+# --- in the process with the sanitizers -----------------------------------------------
 
 
 class Instrumented:
@@ -335,7 +336,7 @@ def child(path: str, names: Sequence[str], seed: int, first: int, count: int) ->
         print(json.dumps([index, *judge(seed, index)]), flush=True)
 
 
-# --- the process that counts ------------------------------------------------------------
+# --- the process that counts ----------------------------------------------------------
 
 
 def build(folder: Path, names: Sequence[str]) -> Path:

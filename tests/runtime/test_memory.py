@@ -54,7 +54,7 @@ def defaults(dtype=None, device=None):
         torch.set_default_device(None)
 
 
-# --- the process's defaults -------------------------------------------------------------
+# --- the process's defaults -----------------------------------------------------------
 
 
 @every_kind
@@ -120,7 +120,7 @@ def stream_of(bits, shape):
     return pack_bits(index.numpy(), bits), shape
 
 
-# --- pointers ---------------------------------------------------------------------------
+# --- pointers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_rows_out_of_range(rows, dtype, library):
             model(ids)
 
 
-# --- states of recurrent layers ---------------------------------------------------------
+# --- states of recurrent layers -------------------------------------------------------
 
 
 def wrong_states(state):
@@ -300,7 +300,7 @@ def test_sequences_that_are_none_are_refused(sizes, cell, library):
             packed(sequence)
 
 
-# --- what is derived --------------------------------------------------------------------
+# --- what is derived ------------------------------------------------------------------
 
 
 def perturb(model, part, how):
@@ -398,7 +398,7 @@ def test_the_codebook_of_infinities_is_not_taken_for_numbers(library):
                 assert not packed(torch.randn(2, 20)).isfinite().all()
 
 
-# --- threads ----------------------------------------------------------------------------
+# --- threads --------------------------------------------------------------------------
 
 
 @every_mode
