@@ -3,7 +3,7 @@ r"""Call packed layers with wrong arguments, the kernels built with sanitizers.
     python benchmarks/sanitizers.py --calls 6000 \
         --json benchmarks/results/sanitizers.json
 
-The library is built anew with AddressSanitizer and UndefinedBehaviorSanitizer. The calls
+The library is built with AddressSanitizer and UndefinedBehaviorSanitizer, and the calls
 come through the Python binding: activations, indices, states, biases and buffers of
 another type, size, device or layout, other defaults of the process, operators with
 other numbers, constructors with other sizes. A call is made from --seed and its number,

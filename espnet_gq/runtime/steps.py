@@ -96,7 +96,7 @@ class Steps(NamedTuple):
         falling = all(b <= a for a, b in zip(active, active[1:]))
         if not falling or active[-1:] < [1] or sum(active) != gates.shape[0]:
             raise RuntimeError(
-                f"batch_sizes of a PackedSequence do not fit its {gates.shape[0]} rows; "
+                f"batch_sizes of a PackedSequence do not fit {gates.shape[0]} rows; "
                 "allowed: positive numbers that do not increase, of that sum"
             )
         return active

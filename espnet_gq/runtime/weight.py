@@ -25,10 +25,8 @@ class PackedWeight(TensorLike, PackedStorage):
     """A weight tensor w = s * c[index], its b-bit indices packed in memory.
 
     The products run on the compiled kernels for float32 (and narrower types) on a CPU,
-    else on PyTorch operations with the same results. It can stand where a layer has its weight:
-    see `TensorLike`.
-
-    Arguments are those of `PackedStorage`.
+    else on PyTorch operations with the same results. It can stand where a layer has its
+    weight: see `TensorLike`. Arguments are those of `PackedStorage`.
     """
 
     mode = "exact"
