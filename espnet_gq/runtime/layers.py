@@ -115,6 +115,12 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
 
     float_class = nn.Embedding
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self._modules.get("weight")
+        if weight is None or not torch.is_tensor(input):
+            return super().forward(input)
+        return weight.embed(input, self.max_norm, self.norm_type)
+
 
 # --- PyTorch's functions --------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 
 import torch
 
-from espnet_gq.runtime import recurrent
+from espnet_gq.runtime.steps import Steps
 from espnet_gq.runtime.weight import PackedWeight
 
 
@@ -112,14 +112,14 @@ def packed_steps(
     int8_hh: bool,
     int8_hr: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what `recurrent.Steps` does; c is empty for a GRU.
+    """Return what `steps.Steps` does; c is empty for a GRU.
 
     Args:
         hh, hr: Planes, codebook and scale, or a float matrix; hr may be empty.
         int8_hh, int8_hr: Whether they compute in mode int8.
     """
     outputs, units = h.shape[-1], h.shape[-1] if c is None else c.shape[-1]
-    steps = recurrent.Steps(
+    steps = Steps(
         cell,
         _matrix(hh, gates.shape[-1], outputs, int8_hh),
         _matrix(hr, outputs, units, int8_hr),

@@ -17,8 +17,8 @@ HANDLERS: Dict[Callable, Callable] = {}
 handler returns NotImplemented where it does not apply."""
 
 FROZEN = (
-    "a packed weight is frozen, so {what} is refused; allowed: reading it, with dense() "
-    "for its values"
+    "a packed weight is frozen, so {what} is refused; allowed: reading it, its values "
+    "with dense()"
 )
 
 _MEMORY = ("data", "data_ptr", "storage", "untyped_storage", "typed_storage")
@@ -44,8 +44,8 @@ def _writes(name: str) -> bool:
 class TensorLike:
     """What a module needs to stand for the tensor that its `dense()` returns.
 
-    Attributes and methods of tensors that a module lacks are those of `dense()`. Writing
-    is refused.
+    Attributes and methods of tensors that a module lacks are those of `dense()`.
+    Writing is refused.
     """
 
     requires_grad = False

@@ -8,8 +8,17 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from packed_kinds import KINDS, RECURRENT, close, equal, flat, in_mode, mapped, outcome
-from packed_kinds import pair
+from packed_kinds import (
+    KINDS,
+    RECURRENT,
+    close,
+    equal,
+    flat,
+    in_mode,
+    mapped,
+    outcome,
+    pair,
+)
 from torch import nn
 
 from espnet_gq.runtime import PackedWeight
@@ -40,7 +49,7 @@ def library(request, monkeypatch):
         monkeypatch.setattr(kernels, "library", lambda: None)
 
 
-# --- types ------------------------------------------------------------------------------
+# --- types ----------------------------------------------------------------------------
 
 
 @every_kind
@@ -149,7 +158,7 @@ def test_autocast_gives_the_types_of_float_layers(name, mode, library):
         close(packed(*args), hardened(*args))
 
 
-# --- sizes ------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------
 
 SIZES = {
     "Linear": [(0, 20), (3, 0, 20), (1, 2, 3, 20), (20,), (3, 19), (0,), (), (3, 0)],
@@ -297,7 +306,7 @@ def to_meta(value):
     return tuple(to_meta(part) for part in value)
 
 
-# --- embeddings -------------------------------------------------------------------------
+# --- embeddings -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.5, float("inf")])
@@ -355,7 +364,7 @@ def test_indices(ids, library):
         close(ours, theirs.detach())
 
 
-# --- gradients and training -------------------------------------------------------------
+# --- gradients and training -----------------------------------------------------------
 
 
 def with_gradients(model, args):

@@ -8,14 +8,24 @@ import threading
 
 import pytest
 import torch
-from packed_kinds import KINDS, RECURRENT, close, equal, flat, in_mode, mapped, outcome
-from packed_kinds import pair
+from packed_kinds import (
+    KINDS,
+    RECURRENT,
+    close,
+    equal,
+    flat,
+    in_mode,
+    mapped,
+    outcome,
+    pair,
+)
 from torch import nn
 
 import espnet_gq
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight, available, reference
+from espnet_gq.runtime import PackedWeight, available
 from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import reference
 
 compiled = pytest.mark.skipif(not available(), reason="the kernels were not built")
 every_kind = pytest.mark.parametrize("name", KINDS)
@@ -44,7 +54,7 @@ def defaults(dtype=None, device=None):
         torch.set_default_device(None)
 
 
-# --- the process's defaults -------------------------------------------------------------
+# --- the process's defaults -----------------------------------------------------------
 
 
 @every_kind
@@ -110,7 +120,7 @@ def stream_of(bits, shape):
     return pack_bits(index.numpy(), bits), shape
 
 
-# --- pointers ---------------------------------------------------------------------------
+# --- pointers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,7 +210,7 @@ def test_rows_out_of_range(rows, dtype, library):
             model(ids)
 
 
-# --- states of recurrent layers ---------------------------------------------------------
+# --- states of recurrent layers -------------------------------------------------------
 
 
 def wrong_states(state):
@@ -290,7 +300,7 @@ def test_sequences_that_are_none_are_refused(sizes, cell, library):
             packed(sequence)
 
 
-# --- what is derived --------------------------------------------------------------------
+# --- what is derived ------------------------------------------------------------------
 
 
 def perturb(model, part, how):
@@ -388,7 +398,7 @@ def test_the_codebook_of_infinities_is_not_taken_for_numbers(library):
                 assert not packed(torch.randn(2, 20)).isfinite().all()
 
 
-# --- threads ----------------------------------------------------------------------------
+# --- threads --------------------------------------------------------------------------
 
 
 @every_mode

@@ -215,7 +215,7 @@ def test_conversions_leave_the_weight(linear):
     assert packed.to("meta").is_meta and packed.cpu().is_cpu and not packed.is_meta
 
 
-# --- PyTorch's transformer --------------------------------------------------------------
+# --- PyTorch's transformer ------------------------------------------------------------
 
 LAYER = dict(d_model=16, nhead=2, dim_feedforward=24, batch_first=True)
 

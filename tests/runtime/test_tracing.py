@@ -65,12 +65,16 @@ def test_torch_jit_trace(name, mode, tmp_path):
 @pytest.mark.parametrize("cell", RECURRENT)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_jit_trace_of_a_sequence(cell):
-    packed, _ = pair(lambda: cell(20, 33))
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.packed = pair(lambda: cell(20, 33))[0]
 
-    def run(data, sizes):
-        out, state = packed(nn.utils.rnn.PackedSequence(data, sizes))
-        return (out.data, *flat(state))
+        def forward(self, data, sizes):
+            out, state = self.packed(nn.utils.rnn.PackedSequence(data, sizes))
+            return (out.data, *flat(state))
 
+    run = Sequence()
     sizes = torch.tensor([3, 2, 2, 1])
     with torch.no_grad():
         traced = torch.jit.trace(run, (torch.randn(8, 20), sizes))

@@ -1,0 +1,458 @@
+r"""Call packed layers with wrong arguments, the kernels built with sanitizers.
+
+    python benchmarks/sanitizers.py --calls 6000 \
+        --json benchmarks/results/sanitizers.json
+
+The library is built with AddressSanitizer and UndefinedBehaviorSanitizer, and the calls
+come through the Python binding: activations, indices, states, biases and buffers of
+another type, size, device or layout, other defaults of the process, operators with
+other numbers, constructors with other sizes. A call is made from --seed and its number,
+so that any can be made again: --first 17 --calls 1. It is
+
+    right      returned what PyTorch operations return for it without the library
+    refused    one sentence: TypeError, ValueError, RuntimeError, IndexError or the like
+    wrong      returned something else
+    unclear    refused in several lines, or by another exception
+    crash      the process ended: what the sanitizers wrote is shown
+
+Exits with 1 if a call was none of the first two.
+"""
+
+import argparse
+import collections
+import ctypes
+import importlib.machinery
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from report import command, machine, table
+from torch import nn
+
+import espnet_gq
+from espnet_gq import native
+from espnet_gq.files import write_json
+from espnet_gq.packing import load_packed
+from espnet_gq.runtime import PackedWeight
+from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import set_mode
+
+SOURCES = Path(kernels.__file__).parent / "csrc"
+FLAGS = ["-std=c++17", "-pthread", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+LINES = ["-O1", "-g1", "-fno-var-tracking"]
+VERDICTS = ("right", "refused", "wrong", "unclear", "crash")
+REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError)
+BATCH = 1000
+TYPES = [
+    *(torch.float64, torch.float16, torch.bfloat16, torch.float32, torch.int64),
+    *(torch.int32, torch.uint8, torch.int8, torch.bool, torch.complex64),
+]
+
+LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]] = {
+    "Linear": (lambda: nn.Linear(40, 35), lambda: (torch.randn(3, 40),)),
+    "Linear, many rows": (lambda: nn.Linear(40, 35), lambda: (torch.randn(19, 40),)),
+    "Conv1d, pointwise": (lambda: nn.Conv1d(9, 20, 1), lambda: (torch.randn(2, 9, 5),)),
+    "Conv1d": (lambda: nn.Conv1d(9, 20, 3), lambda: (torch.randn(2, 9, 5),)),
+    "Conv2d": (lambda: nn.Conv2d(3, 20, 3), lambda: (torch.randn(2, 3, 5, 6),)),
+    "Embedding": (lambda: nn.Embedding(21, 9), lambda: (torch.randint(21, (2, 3)),)),
+    "LSTM": (
+        lambda: nn.LSTM(9, 17, 2, bidirectional=True),
+        lambda: (torch.randn(5, 3, 9), torch.randn(4, 3, 17), torch.randn(4, 3, 17)),
+    ),
+    "LSTM, projected": (
+        lambda: nn.LSTM(9, 17, proj_size=5),
+        lambda: (torch.randn(5, 3, 9), torch.randn(1, 3, 5), torch.randn(1, 3, 17)),
+    ),
+    "GRU": (
+        lambda: nn.GRU(9, 17, batch_first=True),
+        lambda: (torch.randn(3, 5, 9), torch.randn(1, 3, 17)),
+    ),
+    "LSTMCell": (
+        lambda: nn.LSTMCell(9, 17),
+        lambda: (torch.randn(3, 9), torch.randn(3, 17), torch.randn(3, 17)),
+    ),
+    "GRUCell": (
+        lambda: nn.GRUCell(9, 17),
+        lambda: (torch.randn(3, 9), torch.randn(3, 17)),
+    ),
+}
+
+
+# --- in the process with the sanitizers -----------------------------------------------
+
+
+class Instrumented:
+    """The library, its last argument `isa` replaced by an instrumented set's."""
+
+    def __init__(self, library, names: Sequence[str]):
+        self._library = library
+        count = library.gq_isa_count()
+        found = [library.gq_isa_name(i).decode() for i in range(count)]
+        self._isas = [i for i, name in enumerate(found) if name in names]
+
+    def __getattr__(self, name: str):
+        function = getattr(self._library, name)
+        if name not in ("gq_linear", "gq_values", "gq_recurrence"):
+            return function
+        return lambda *args: function(*args[:-1], random.choice(self._isas))
+
+
+def change(rng: random.Random, t: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in another type, size, layout or place."""
+
+    def cut(n: int) -> torch.Tensor:
+        dim = rng.randrange(max(t.dim(), 1))
+        return t.narrow(dim, 0, min(n, t.shape[dim])) if t.dim() else t
+
+    ways: List[Callable[[], torch.Tensor]] = [
+        *(lambda: t.to(rng.choice(TYPES)), lambda: t.to("meta"), lambda: t[..., None]),
+        *(lambda: cut(0), lambda: cut(1), lambda: cut(2).clone(), lambda: t.flatten()),
+        *(lambda: torch.cat([t, t], -1), lambda: torch.cat([t, t]), lambda: t.t()),
+        *(lambda: t[::2], lambda: t[..., ::2], lambda: t.flip(-1), lambda: t[0]),
+        lambda: torch.cat([t, t], -1)[..., ::2],
+        lambda: t.transpose(0, -1).contiguous().transpose(0, -1),
+        lambda: t.reshape(-1)[:1].expand(t.shape),
+        lambda: t.reshape(-1)[: t.numel() // 2].clone(),
+        *(lambda: t * 1e30, lambda: t - 1000, lambda: t * rng.choice([-1, 2**40])),
+        *(lambda: t * float("nan"), lambda: t.to_sparse(), lambda: torch._neg_view(t)),
+        *(lambda: t.detach().requires_grad_(), lambda: nn.Parameter(t)),
+        *(lambda: torch.empty(0), lambda: torch.tensor(1.0), lambda: t.clone()),
+        lambda: t.as_strided(t.shape, [0] * t.dim()),
+    ]
+    return rng.choice(ways)()
+
+
+def arguments(inputs: Sequence[torch.Tensor], layer: nn.Module) -> Tuple[Any, ...]:
+    """Return inputs as the layer takes them."""
+    x, *states = inputs
+    if not states:
+        return (x,)
+    return x, states[0] if isinstance(layer, (nn.GRU, nn.GRUCell)) else tuple(states)
+
+
+def swap(rng: random.Random, layer: nn.Module) -> None:
+    """Give a buffer or a bias other memory."""
+    tensors = [*layer.buffers(), *layer.parameters()]
+    for tensor in rng.sample(tensors, rng.choice([1, 1, 2])):
+        tensor.data = change(rng, tensor.detach())
+
+
+def call_layer(rng: random.Random) -> Callable[[], Any]:
+    """Return a call of a layer in which something is wrong."""
+    make, inputs = LAYERS[rng.choice(list(LAYERS))]
+    prepared = espnet_gq.prepare(nn.Sequential(make()), {"bits": rng.randint(1, 8)})
+    layer = load_packed(nn.Sequential(make()), espnet_gq.pack(prepared.eval()))
+    set_mode(layer, rng.choice(["exact", "int8"]))
+    layer, given = layer[0], list(inputs())
+    what = rng.choice(["inputs", "inputs", "buffers", "defaults", "moved", "sequence"])
+    grad, default, device = rng.random() < 0.3, torch.float32, None
+    if what == "inputs":
+        for at in rng.sample(range(len(given)), rng.randint(1, len(given))):
+            given[at] = change(rng, given[at])
+        if rng.random() < 0.1:
+            given = given[: rng.randint(1, len(given))]
+    elif what == "buffers":
+        if rng.random() < 0.5:
+            layer(*arguments(given, layer))  # something may be remembered
+        swap(rng, layer)
+    elif what == "moved":
+        layer = layer.to(rng.choice([torch.float64, torch.float16, "meta"]))
+    elif what == "sequence" and isinstance(layer, nn.RNNBase):
+        sizes = torch.tensor([rng.randint(-1, 4) for _ in range(rng.randint(0, 5))])
+        if rng.random() < 0.3:
+            sizes = torch.tensor([3, 2, 2, 1])
+        data = torch.randn(rng.choice([8, int(sizes.sum().clamp(0))]), 9)
+        given[0] = nn.utils.rnn.PackedSequence(data, sizes)
+    else:
+        default = rng.choice([torch.bfloat16, torch.float16, torch.float64])
+        device = rng.choice([None, "meta"])
+
+    def call():
+        torch.set_default_dtype(default)
+        torch.set_default_device(device)
+        try:
+            with torch.set_grad_enabled(grad):
+                return layer(*arguments(given, layer))
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+
+    return call
+
+
+def call_operator(rng: random.Random) -> Callable[[], Any]:
+    """Return a call of an operator with some wrong arguments."""
+    bits = rng.randint(1, 8)
+    rows, cols = rng.choice([16, 20, 68]), rng.choice([5, 32, 40])
+    weight = random_weight(rows, cols, bits)
+    parts, x = list(weight.parts()), torch.randn(3, cols)
+    row = torch.randint(rows, (3,))
+    h, c, gates = (
+        torch.randn(3, cols),
+        torch.randn(3, rows // 4),
+        torch.randn(5, 3, rows),
+    )
+    name = rng.choice(["packed_linear", "packed_values", "packed_rows", "packed_steps"])
+    given: List[Any] = {
+        "packed_linear": [x, *parts, torch.randn(rows), rows, cols, rng.random() < 0.5],
+        "packed_values": [*parts, rows, cols],
+        "packed_rows": [row, *parts, rows, cols],
+        "packed_steps": [
+            *("LSTM", gates, h, c, parts, [torch.randn(cols, rows // 4)], None),
+            *(None, rng.random() < 0.5, False, rng.random() < 0.5),
+        ],
+    }[name]
+    for at in rng.sample(range(len(given)), rng.randint(0, 2)):
+        if torch.is_tensor(given[at]):
+            given[at] = change(rng, given[at])
+        elif isinstance(given[at], list) and given[at]:
+            given[at] = [change(rng, t) for t in given[at]]
+        elif isinstance(given[at], int):
+            given[at] = rng.choice([0, 1, -1, 16, 2**40, given[at] + 1])
+    return lambda: getattr(torch.ops.espnet_gq, name)(*given)
+
+
+def random_weight(rows: int, cols: int, bits: int) -> PackedWeight:
+    """Return a weight of random indices."""
+    size = kernels.library().gq_planes_size(rows, cols, bits)
+    planes = torch.randint(256, (size,), dtype=torch.uint8)
+    return PackedWeight(planes, (rows, cols), torch.randn(2**bits), torch.rand(1) + 0.1)
+
+
+def call_weight(rng: random.Random) -> Callable[[], Any]:
+    """Return a use of a weight with some wrong arguments."""
+    bits, rows, cols = (
+        rng.randint(1, 8),
+        rng.choice([3, 16, 33]),
+        rng.choice([1, 5, 40]),
+    )
+    stream = torch.randint(256, ((rows * cols * bits + 7) // 8,), dtype=torch.uint8)
+    stream = (change(rng, stream) if rng.random() < 0.5 else stream).detach()
+    shape = [rows, cols] if rng.random() < 0.7 else [rng.randint(-1, 50), cols]
+    codebook, scale = torch.randn(2**bits), torch.rand(1) + 0.1
+    if rng.random() < 0.3:
+        codebook = change(rng, codebook)
+    if rng.random() < 0.3:
+        scale = change(rng, scale)
+    x = torch.randn(2, cols)
+    if rng.random() < 0.3:
+        x = change(rng, x)
+
+    def call():
+        weight = PackedWeight.from_stream(stream.numpy(), shape, codebook, scale)
+        return (
+            weight.linear(x),
+            weight.dense(),
+            weight.embed(torch.tensor([0, rows - 1])),
+        )
+
+    return call
+
+
+CALLS = [call_layer, call_layer, call_layer, call_operator, call_weight]
+
+
+def flat(result: Any) -> List[torch.Tensor]:
+    """Return the tensors of a result."""
+    if torch.is_tensor(result):
+        return [result.detach()]
+    return [t for part in result if part is not None for t in flat(part)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two results agree, within what roundings to 8 bits may turn."""
+    pairs = list(zip(flat(a), flat(b)))
+    if len(flat(a)) != len(flat(b)):
+        return False
+    for x, y in pairs:
+        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
+            return False
+        if x.is_meta or x.layout is not torch.strided:
+            continue
+        x, y = (t.to(torch.complex128).nan_to_num(0, 0, 0) for t in (x, y))
+        size = float(y.abs().max()) if y.numel() else 0.0
+        if not torch.allclose(x, y, rtol=1e-3, atol=2e-2 * max(size, 1e-3)):
+            return False
+    return True
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """Return a result or an exception."""
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def judge(seed: int, index: int) -> Tuple[str, str]:
+    """Make a call; return the verdict and its words."""
+    rng = random.Random(f"{seed} {index}")
+    torch.manual_seed(rng.randrange(2**31))
+    while True:  # not every change applies to every tensor
+        try:
+            call = rng.choice(CALLS)(rng)
+            break
+        except Exception:
+            continue
+    state = torch.get_rng_state()
+    found = attempt(call)
+    if isinstance(found, Exception):
+        words = str(found)
+        clear = isinstance(found, REFUSALS) and len(words) > 10
+        one = "\n" not in words.split("\nException raised from")[0].strip()
+        return (
+            "refused" if clear and one else "unclear"
+        ), f"{type(found).__name__} {words}"
+    library = kernels.library
+    kernels.library = lambda: None
+    try:
+        torch.set_rng_state(state)
+        expected = attempt(call)
+    finally:
+        kernels.library = library
+    if isinstance(expected, Exception):
+        return "wrong", f"returned where operations raise: {expected}"
+    return ("right", "") if same(found, expected) else ("wrong", "other values")
+
+
+def child(path: str, names: Sequence[str], seed: int, first: int, count: int) -> None:
+    """Make calls; write a line of JSON about each."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    native.load = lambda *_: ctypes.CDLL(path)
+    library = Instrumented(kernels.library(), names)
+    kernels.library = lambda: library
+    for index in range(first, first + count):
+        print(json.dumps([index, "begun", ""]), flush=True)
+        print(json.dumps([index, *judge(seed, index)]), flush=True)
+
+
+# --- the process that counts ----------------------------------------------------------
+
+
+def build(folder: Path, names: Sequence[str]) -> Path:
+    """Build the library; instruction sets that are not named are not instrumented."""
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    plain = {
+        "vnni": "AVX-512 VNNI",
+        "avx512": "AVX-512",
+        "avx2": "AVX2",
+        "neon": "NEON",
+    }
+    objects = []
+    for source in sorted(SOURCES.glob("*.cpp")):
+        made = folder / f"{source.stem}.o"
+        flags = [*FLAGS, *LINES]
+        if source.stem not in plain or plain[source.stem] in names:
+            flags += SANITIZE
+        subprocess.run([*compiler, *flags, "-c", source, "-o", made], check=True)
+        objects.append(made)
+    path = folder / f"kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    flags = [*SANITIZE, "-pthread", "-shared"]
+    subprocess.run([*compiler, *flags, *objects, "-o", path], check=True)
+    return path
+
+
+def preloaded() -> str:
+    """Return the paths of the sanitizers' runtimes."""
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    return " ".join(
+        subprocess.run(
+            [*compiler, f"-print-file-name={name}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    )
+
+
+def batch(path: Path, args: argparse.Namespace, first: int, count: int):
+    """Yield (index, verdict, words) of calls, in as many processes as it takes."""
+    environment = dict(
+        os.environ,
+        LD_PRELOAD=preloaded(),
+        ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:handle_segv=1",
+        UBSAN_OPTIONS="print_stacktrace=1",
+        OMP_NUM_THREADS="1",
+    )
+    end = first + count
+    while first < end:
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", str(path), "--seed", str(args.seed)]
+            + ["--first", str(first), "--calls", str(end - first)]
+            + ["--instruction-sets", *args.instruction_sets],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        lines = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("[")]
+        yield from (tuple(line) for line in lines if line[1] != "begun")
+        if done.returncode == 0:
+            return
+        if not lines or lines[-1][1] != "begun":
+            raise SystemExit(f"the process ended without a call: {done.stderr[-2000:]}")
+        yield lines[-1][0], "crash", done.stderr[-3000:]
+        first = lines[-1][0] + 1
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--instruction-sets",
+        nargs="+",
+        default=["portable"],
+        help="which are instrumented and called; wide ones take minutes to compile",
+    )
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> int:
+    """Make the calls, print the table; returns the exit status."""
+    args = get_parser().parse_args(cmd)
+    if args.child:
+        child(args.child, args.instruction_sets, args.seed, args.first, args.calls)
+        return 0
+    counts: Dict[str, int] = collections.Counter({verdict: 0 for verdict in VERDICTS})
+    bad: List[Dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="sanitizers") as name:
+        path = build(Path(name), args.instruction_sets)
+        for first in range(args.first, args.first + args.calls, BATCH):
+            count = min(BATCH, args.first + args.calls - first)
+            for index, verdict, words in batch(path, args, first, count):
+                counts[verdict] += 1
+                if verdict not in ("right", "refused"):
+                    bad.append(dict(index=index, verdict=verdict, words=words))
+                    print(f"{index}: {verdict}: {words}")
+            print(f"{first + count}: {dict(counts)}", file=sys.stderr, flush=True)
+    rows = [[str(sum(counts.values())), *(str(counts[v]) for v in VERDICTS)]]
+    print(table(["calls", *VERDICTS], rows))
+    if args.json:
+        figures = dict(counts=counts, bad=bad, seed=args.seed, machine=machine("cpu"))
+        figures["instruction_sets"] = args.instruction_sets
+        write_json(
+            args.json,
+            dict(benchmark="sanitizers", command=command("--json"), **figures),
+        )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
