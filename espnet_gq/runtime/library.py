@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from espnet_gq import native
-from espnet_gq.native import address
 
 MODES = {"exact": 0, "int8": 1}
 CELLS = {"LSTM": 0, "GRU": 1}

@@ -6,9 +6,10 @@ from typing import List, NamedTuple, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 
+from espnet_gq.native import address
 from espnet_gq.runtime import context
 from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import CELLS, address, check
+from espnet_gq.runtime.library import CELLS, check
 from espnet_gq.runtime.weight import INT8_COLUMNS, PackedWeight
 
 Matrix = Union[PackedWeight, torch.Tensor]

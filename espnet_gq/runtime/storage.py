@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from espnet_gq.native import address
 from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import address, check
+from espnet_gq.runtime.library import check
 from espnet_gq.runtime.planes import planes_size, to_planes
 
 

@@ -6,10 +6,11 @@ from typing import Optional, Tuple
 import torch
 import torch.nn.functional as F
 
+from espnet_gq.native import address
 from espnet_gq.runtime import context
 from espnet_gq.runtime import library as kernels
 from espnet_gq.runtime import reference
-from espnet_gq.runtime.library import MODES, Weight, address, check
+from espnet_gq.runtime.library import MODES, Weight, check
 from espnet_gq.runtime.planes import from_planes, planes_size
 from espnet_gq.runtime.storage import PackedStorage
 from espnet_gq.runtime.tensor_like import TensorLike
