@@ -47,7 +47,7 @@ ROWS = (
     Row("kernels", 60, "fused pass against float64, and its bandwidth"),
     Row("recurrent", 45, "quantized LSTM and GRU against the CPU, and their time"),
     Row("transducer", 60, "transducer loss beside torchaudio's"),
-    Row("cost", 150, "step time and memory of training over float"),
+    Row("cost", 180, "step time and memory of training over float"),
     Row("training", 120, "each architecture under AMP and with other options"),
     Row("resume", 45, "a training that was interrupted"),
     Row("distributed", 60, "DistributedDataParallel"),
