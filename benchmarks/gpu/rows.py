@@ -53,7 +53,7 @@ ROWS = (
     Row("distributed", 60, "DistributedDataParallel"),
     Row("inference", 45, "packed and hardened models"),
     Row("compiling", 90, "torch.compile"),
-    Row("large", 60, "quantizing a large model"),
+    Row("large", 90, "quantizing a large model"),
     Row("tests", 90, "the tests that need a GPU"),
 )
 """In the order of their importance: the time limit of the whole ends at the last."""
