@@ -14,7 +14,7 @@ from variants import TINY, Variant, _brevitas, _torchao, import_packages
 
 import espnet_gq
 
-ROUNDS, WARMUP = 8, 3
+ROUNDS, WARMUP = 6, 3
 LIMITS = {"time": 1.05, "memory": 1.03}
 LIMITED = "Conformer 115 M"
 VARIANTS = [

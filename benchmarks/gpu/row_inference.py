@@ -88,5 +88,6 @@ def _inference(name: str, settings: Settings) -> Iterator[Result]:
 
 def run(settings: Settings) -> Iterator[Result]:
     """Yield the results of this row."""
+    torch.backends.cudnn.allow_tf32 = False
     for name in ("conformer", "rnn, attention decoder", "transducer"):
         yield from attempt(name, lambda: _inference(name, settings))

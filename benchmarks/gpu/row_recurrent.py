@@ -41,6 +41,7 @@ def _step(rnn: nn.Module, x: torch.Tensor) -> List[torch.Tensor]:
 
 
 def _compared(kind: str, settings: Settings) -> Iterator[Result]:
+    torch.backends.cudnn.allow_tf32 = False
     size = 32 if settings.small else 256
     x = torch.randn(4, 50, size, generator=torch.Generator().manual_seed(1))
     reference = _layer(kind, size, 5).double()
@@ -72,6 +73,7 @@ def _layout(kind: str) -> Iterator[Result]:
 
 
 def _time(kind: str, settings: Settings, amp: bool) -> Iterator[Result]:
+    torch.backends.cudnn.allow_tf32 = True  # as is PyTorch's default
     size, batch, frames = (32, 2, 20) if settings.small else (1024, 16, 250)
     x = torch.randn(batch, frames, size, device=settings.device)
     seconds = {}

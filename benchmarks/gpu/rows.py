@@ -47,13 +47,13 @@ ROWS = (
     Row("kernels", 60, "fused pass against float64, and its bandwidth"),
     Row("recurrent", 45, "quantized LSTM and GRU against the CPU, and their time"),
     Row("transducer", 60, "transducer loss beside torchaudio's"),
-    Row("cost", 150, "step time and memory of training over float"),
+    Row("cost", 180, "step time and memory of training over float"),
     Row("training", 120, "each architecture under AMP and with other options"),
     Row("resume", 45, "a training that was interrupted"),
     Row("distributed", 60, "DistributedDataParallel"),
     Row("inference", 45, "packed and hardened models"),
     Row("compiling", 90, "torch.compile"),
-    Row("large", 60, "quantizing a large model"),
+    Row("large", 90, "quantizing a large model"),
     Row("tests", 90, "the tests that need a GPU"),
 )
 """In the order of their importance: the time limit of the whole ends at the last."""

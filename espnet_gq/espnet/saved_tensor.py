@@ -31,6 +31,12 @@ def unobserved(tensor: Tensor) -> bool:
     )
 
 
+def calibrate() -> None:
+    """Learn how this PyTorch counts; else the first `unobserved` does so, within a
+    backward pass."""
+    _alone()
+
+
 def _counts(tensor: Tensor) -> Counts:
     """Return references to the tensor, to its memory and to what it is a view of."""
     storage = tensor.untyped_storage()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from espnet_gq.espnet.saved_tensor import unobserved
+from espnet_gq.espnet.saved_tensor import calibrate, unobserved
 from espnet_gq.espnet.transducer_lattice import arcs, log_alphas, nodes
 
 CHUNK = 2**22
@@ -190,6 +190,8 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, acts, labels, frames, counts, blank, fastemit_lambda):
+        if ctx.needs_input_grad[0]:
+            calibrate()
         batch, longest, width = len(frames), max(frames), max(counts) + 1
         shape = (longest + width - 1, batch, width)
         blanks = acts.new_full(shape, -math.inf, dtype=torch.float64)
