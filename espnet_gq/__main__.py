@@ -15,7 +15,7 @@ import types
 from typing import Optional
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.archive import ArchiveError
+from espnet_gq.espnet.sharing.archive import ArchiveError
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.packing import CheckpointError

@@ -10,10 +10,10 @@ import torch
 
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq import GQConfig, prepare
-from espnet_gq.espnet import transducer_task
-from espnet_gq.espnet.decoders import DECODERS
-from espnet_gq.espnet.encoders import ENCODERS
-from espnet_gq.espnet.model import MODELS
+from espnet_gq.espnet.classes import transducer_task
+from espnet_gq.espnet.classes.decoders import DECODERS
+from espnet_gq.espnet.classes.encoders import ENCODERS
+from espnet_gq.espnet.classes.model import MODELS
 from espnet_gq.nn.prepare import harden
 from espnet_gq.packing import pack, save
 from espnet_gq.quantizer.methods import METHODS

@@ -6,8 +6,8 @@ from typing import Any, Callable, Iterator, Tuple
 import torch
 from rows import FIGURE, Result, Settings, at_most, attempt, holds, seconds_of
 
-from espnet_gq.espnet import transducer_lattice
-from espnet_gq.espnet.transducer_loss import CHUNK, rnnt_loss
+from espnet_gq.espnet.training import transducer_lattice
+from espnet_gq.espnet.training.transducer_loss import CHUNK, rnnt_loss
 
 WIDTH = 8
 """Input of the layer that makes the logits, as a joint network's last layer does."""

@@ -16,7 +16,7 @@ import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_gq.espnet.streaming import (
+from espnet_gq.espnet.inference.streaming import (
     build_speech2text,
     is_transducer,
     read_config,

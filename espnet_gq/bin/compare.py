@@ -12,9 +12,9 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
-from espnet_gq.espnet.counting import describe_model
-from espnet_gq.espnet.scoring import load_units
+from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.files import write_json
+from espnet_gq.recipe.scoring import load_units
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from espnet_gq.espnet.counting import describe_model
-from espnet_gq.espnet.plain_config import plain_config
+from espnet_gq.espnet.inference.counting import describe_model
+from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.files import write_text
 from espnet_gq.packing import (
     harden_state_dict,

@@ -10,7 +10,7 @@ from espnet_gq.analysis import plots
 from espnet_gq.analysis.report import Checkpoint, Report, TensorReport, report
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
-from espnet_gq.espnet.counting import parameters_of
+from espnet_gq.espnet.inference.counting import parameters_of
 from espnet_gq.files import write_json
 
 

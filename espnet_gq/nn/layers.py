@@ -61,7 +61,7 @@ class QuantizedLayer(nn.Module):
         return cast(QuantizedLayer, layer)
 
     def to_float(self) -> nn.Module:
-        """Turn the layer into the float one with every weight on its centroid, in place.
+        """Turn the layer, in place, into the float one with hardened weights.
 
         Returns:
             The layer, which then has new parameters.
@@ -223,7 +223,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         return super().from_float(layer, quantizers)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Evaluation computes as the hardened layer does, whose rows are quantized first.
+        # Evaluation is that of the hardened layer, whose rows are quantized first.
         if self.max_norm is not None and self.training:
             with torch.no_grad():  # in place, as nn.Embedding does
                 weight, rows = self.latent_weight(), input.reshape(-1).contiguous()

@@ -225,8 +225,8 @@ def _check_rules(
         if others:
             raise GQConfigError(
                 f"gq_conf.rules: pattern {shown(rule.pattern)} matches only "
-                f"{', '.join(sorted(set(others)))}, which cannot be quantized; allowed: "
-                f"a pattern for one of {_examples(names)}"
+                f"{', '.join(sorted(set(others)))}, which cannot be quantized; "
+                f"allowed: a pattern for one of {_examples(names)}"
             )
         raise GQConfigError(
             f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "

@@ -19,8 +19,8 @@ weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (comp
 float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}
 and holds its little-endian values. Every entry is filled with zeros to a multiple of 4
 bytes. Two kinds of entry hold nothing in `data`: {"name", "same_as"} is the quantized
-tensor of an earlier entry once more (a tensor that layers share), {"name", "extra"} what
-a module's `get_extra_state` returned, as JSON.
+tensor of an earlier entry once more (a tensor that layers share), {"name", "extra"}
+what a module's `get_extra_state` returned, as JSON.
 """
 
 import hashlib

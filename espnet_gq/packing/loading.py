@@ -154,7 +154,7 @@ def _convert(
     dtypes: Sequence[Tuple[nn.Module, str, torch.dtype]],
     weights: Mapping[int, PackedWeight],
 ) -> None:
-    """Give loaded tensors the types that the model had, as loading a state dict does."""
+    """Give loaded tensors the types of the model, as loading a state dict does."""
     for module, name, dtype in dtypes:
         parameter = module._parameters.get(name)
         if parameter is None:

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.datadir import read_table
 from espnet_gq.nn.prepare import quantizable, quantized_weights
+from espnet_gq.recipe.datadir import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -19,7 +19,7 @@ from untrained import save
 
 import espnet_gq
 from espnet_gq.bin import asr_inference_streaming, zip_model
-from espnet_gq.espnet.loading import MissingFileError, check_files
+from espnet_gq.espnet.inference.loading import MissingFileError, check_files
 from espnet_gq.packing import CheckpointError, is_packed, load_state_dict
 
 FLOAT = {
