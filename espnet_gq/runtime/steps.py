@@ -145,6 +145,11 @@ class Steps(NamedTuple):
 
     def by_operations(self, gates, h, c, bias) -> States:
         """Return the results by PyTorch operations, which autograd can follow."""
+        for name, t in (("hidden", h), ("cell", c), ("bias", bias)):
+            if t is not None and t.dtype is not gates.dtype:
+                raise RuntimeError(
+                    f"gates are {gates.dtype}, {name} is {t.dtype}; allowed: one type"
+                )
         apply_hh, apply_hr = _product(self.hh, gates), _product(self.hr, gates)
         flat = gates if self.sizes is not None else gates.flatten(0, 1)
         active = self.active(gates)

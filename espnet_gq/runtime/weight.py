@@ -55,40 +55,56 @@ class PackedWeight(TensorLike, PackedStorage):
             TypeError: If one of them is of a wrong type or not on the CPU.
             ValueError: If one of them has a wrong size.
         """
-        buffers = self._buffers
+        buffers, f32 = self._buffers, torch.float32
         planes, codebook = buffers["planes"], buffers["codebook"]
-        scale = buffers["scale"]
-        now = (
-            *(planes.data_ptr(), planes.numel(), planes.dtype, planes.is_contiguous()),
-            *(codebook.data_ptr(), codebook.numel(), codebook.dtype),
-            *(codebook.is_contiguous(), scale.is_contiguous()),
-            *(scale.data_ptr(), scale.numel(), scale.dtype),
-        )
-        if bias is not None:
-            now += (bias.data_ptr(), bias.numel(), bias.dtype, bias.is_contiguous())
-        found = self._described
+        scale, found = buffers["scale"], self._described
         if (
             found is not None
             and found[0] is planes
             and found[1] is codebook
             and found[2] is scale
             and found[3] is bias
-            and found[4] == now
         ):
-            return found[5]
-        size, f32 = planes_size(self.rows, self.cols, self.bits), torch.float32
+            where, sizes, weight = found[4:]
+            # The same tensors: is their memory the same, and what it holds?
+            if (
+                planes.data_ptr() == where[0]
+                and codebook.data_ptr() == where[1]
+                and scale.data_ptr() == where[2]
+                and planes.numel() == sizes[0]
+                and codebook.numel() == sizes[1]
+                and scale.numel() == sizes[2]
+                and planes.dtype is torch.uint8
+                and codebook.dtype is f32
+                and scale.dtype is f32
+                and planes.is_contiguous()
+                and codebook.is_contiguous()
+                and scale.is_contiguous()
+                and (
+                    bias is None
+                    or (
+                        bias.data_ptr() == where[3]
+                        and bias.numel() == self.rows
+                        and bias.dtype is f32
+                        and bias.is_contiguous()
+                    )
+                )
+            ):
+                return weight
+        size = planes_size(self.rows, self.cols, self.bits)
         scales = scale.numel()
         if not scales or self.rows % scales:
             raise ValueError(f"{scales} scales do not divide {self.rows} rows")
-        weight = Weight(
+        where = (
             address(planes, torch.uint8, size, "the planes of a packed weight"),
             address(codebook, f32, 2**self.bits, "the codebook of a packed weight"),
             address(scale, f32, scales, "the scale of a packed weight"),
             None if bias is None else address(bias, f32, self.rows, "the bias"),
-            *(self.rows, self.cols, scales, self.bits),
         )
+        weight = Weight(*where, self.rows, self.cols, scales, self.bits)
         if bias is None or bias.is_leaf:  # others are new at every call
-            found = (planes, codebook, scale, bias, now, weight)
+            sizes = size, 2**self.bits, scales
+            found = (planes, codebook, scale, bias, where, sizes, weight)
             self.__dict__["_described"] = found
         return weight
 
