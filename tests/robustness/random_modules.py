@@ -7,7 +7,7 @@ plain data, so that a failing one can be printed, shrunk and built again.
 import contextlib
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,10 @@ class Recurrent(nn.Module):
         self.rnn = getattr(nn, kind)(**options)
         self.lengths = lengths
         self.has_states = states is not None
-        if self.has_states:
+        if states is not None:
             rnn = self.rnn
             stacked = rnn.num_layers * (2 if rnn.bidirectional else 1)
-            batch = [states] if states >= 0 else []
+            batch = [states] if states >= 0 else []  # -1: without a batch
             for name, size in (
                 ("h", rnn.proj_size or rnn.hidden_size),
                 ("c", rnn.hidden_size),
@@ -118,8 +118,10 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         layer = nn.TransformerEncoderLayer(batch_first=True, **options)
-        self.single = not layers
-        self.encoder = layer if self.single else nn.TransformerEncoder(layer, layers)
+        self.encoder: nn.Module = (
+            nn.TransformerEncoder(layer, layers) if layers else layer
+        )
+        self.padded: Optional[torch.Tensor]
         self.register_buffer("padded", None if padded is None else torch.tensor(padded))
 
     def forward(self, x):
@@ -257,7 +259,7 @@ class Spec:
 def seeded(seed: int) -> Iterator[None]:
     """Draw the block's random numbers from a seed; leave the generator as it was."""
     state = torch.get_rng_state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # much faster than torch.manual_seed
     try:
         yield
     finally:
@@ -280,7 +282,7 @@ class Net(nn.Module):
 
     def __init__(self, spec: Spec):
         super().__init__()
-        self.blocks = nn.ModuleList()
+        self.blocks: Any = nn.ModuleList()
         for block in spec.blocks:
             if block.kind == "again":
                 self.blocks.append(self.blocks[block.options["of"]])
@@ -291,12 +293,15 @@ class Net(nn.Module):
                 _set(parameter, spec.values)
             for module in self.modules():
                 if isinstance(module, Batched):
-                    module.running_mean.normal_()
-                    module.running_var.uniform_(0.5, 2.0)
+                    for name, buffer in module.named_buffers():
+                        if name == "running_mean":
+                            buffer.normal_()
+                        elif name == "running_var":
+                            buffer.uniform_(0.5, 2.0)
         self.head = spec.head
         if spec.head == "tied":
-            embedding = self.blocks[0]
-            self.out = nn.Linear(embedding.embedding_dim, embedding.num_embeddings)
+            embedding: Any = self.blocks[0]
+            self.out: Any = nn.Linear(embedding.embedding_dim, embedding.num_embeddings)
             self.out.weight = embedding.weight
         self.last = self.blocks[-1] if spec.alias else None
         if spec.frozen:
@@ -361,21 +366,22 @@ def _convolution(draw, shape):
     kernel = [draw(st.integers(1, min(3, n + 1))) for n in spatial]
     dilation = [draw(st.integers(1, 2)) for _ in spatial]
     mode = draw(st.sampled_from(["zeros", "zeros", "reflect", "circular", "replicate"]))
+    stride = [1] * len(spatial)
+    padding: Any = "same"
+    after = spatial
     if draw(st.booleans()):
-        stride, padding = [1] * len(spatial), "same"
-        after = spatial
-    else:
         stride = [draw(st.integers(1, 2)) for _ in spatial]
-        padding = [draw(st.integers(0, max(0, min(2, n - 1)))) for n in spatial]
+        amounts = [draw(st.integers(0, max(0, min(2, n - 1)))) for n in spatial]
         after = [
             (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(spatial, padding, dilation, kernel, stride)
+            for n, p, d, k, s in zip(spatial, amounts, dilation, kernel, stride)
         ]
-        padding = padding if draw(st.booleans()) or any(padding) else "valid"
         if min(after) < 1:  # too short
-            kernel, after = [1] * len(spatial), None
-            padding = [0] * len(spatial)
+            kernel, amounts = [1] * len(spatial), [0] * len(spatial)
             after = [(n - 1) // s + 1 for n, s in zip(spatial, stride)]
+        padding = tuple(amounts)
+        if not any(amounts) and draw(st.booleans()):
+            padding = "valid"
     if (
         padding == "same"
         and mode == "reflect"
@@ -388,7 +394,7 @@ def _convolution(draw, shape):
         out_channels=out,
         kernel_size=tuple(kernel),
         stride=tuple(stride),
-        padding=padding if isinstance(padding, str) else tuple(padding),
+        padding=padding,
         dilation=tuple(dilation),
         groups=groups,
         bias=draw(st.booleans()),
@@ -553,7 +559,9 @@ def specs(draw):
     batch = draw(st.sampled_from([0, 1, 2, 3]))
     time = draw(st.sampled_from([1, 2, 3, 5, 8]))
     outside = {"vector": (), "one": (time,), "batch": (batch, time)}[layout]
-    blocks, before, head = [], [], None
+    blocks: List[Block] = []
+    before: List[Tuple[Block, Any]] = []
+    head = None
     size = draw(SIZES)
     shape = (*outside, size)
     looked_up = draw(st.booleans())

@@ -7,17 +7,18 @@ each test draws: by default the same few at every run, others where it is set.
 
 import contextlib
 import copy
+import functools
 import io
 import os
 import pickle
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from random_modules import DTYPES, Spec, default_dtype, seeded, specs
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
@@ -31,19 +32,28 @@ from espnet_gq.packing import (
     save,
     unpack_state_dict,
 )
-from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
-from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
 from espnet_gq.quantizer.function import HARD
+from espnet_gq.quantizer.peers.dkm import DKMQuantizer
+from espnet_gq.quantizer.peers.lloyd_max import LloydMaxQuantizer
 from espnet_gq.runtime import PackedWeight, reference, set_mode, skeleton
+from tests.robustness.random_modules import (
+    DTYPES,
+    Spec,
+    default_dtype,
+    seeded,
+    specs,
+)
 
 MODULES = os.environ.get("GQ_DIFFERENTIAL_MODULES")
 REFUSALS = (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError)
-"""What PyTorch raises for bad input; GQConfigError and NotFiniteError are ValueErrors."""
+"""What PyTorch raises for bad input; this project's errors are ValueErrors."""
 MODES = {
     "with gradients": torch.enable_grad,
     "without gradients": torch.no_grad,
     "in inference mode": torch.inference_mode,
 }
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of tracing, about constants
 
 drawn = settings(
     max_examples=int(MODULES or 150),
@@ -145,12 +155,13 @@ class Trial:
             return (t.double() * (1 + 2 * eps * (2 * noise - 1))).to(t.dtype)
 
         most = [0.0] * len(expected)
-        for seed in range(3):
+        other = copy.deepcopy(hardened)
+        pairs = list(zip(other.parameters(), hardened.parameters()))
+        for seed in range(2):
             generator = torch.Generator().manual_seed(seed)
-            other = copy.deepcopy(hardened)
             with torch.no_grad():
-                for p in other.parameters():
-                    p.copy_(moved(p, generator))
+                for p, original in pairs:
+                    p.copy_(moved(original, generator))
             near = moved(x, generator) if x.is_floating_point() else x
             for i, (a, b) in enumerate(zip(self.call(other, near), expected)):
                 if a.numel():
@@ -160,7 +171,7 @@ class Trial:
             float(t.double().abs().nan_to_num(0.0, 0.0).max()) if t.numel() else 0.0
             for t in expected
         ]
-        return [8 * m + 32 * eps * max(1.0, n) for m, n in zip(most, largest)]
+        return [10 * m + 32 * eps * max(1.0, n) for m, n in zip(most, largest)]
 
     def agree(self, got, expected=None, tolerance=None, dtype=None) -> None:
         """Check outputs: number, type, shape and values."""
@@ -186,11 +197,20 @@ class Trial:
         """Whether a rule leaves something to quantize."""
         return bool(list(quantized_layers(self.prepared)))
 
-    @property
+    @functools.cached_property
     def own_tolerance(self):
-        if not hasattr(self, "_tolerance"):
-            self._tolerance = self.tolerance()
-        return self._tolerance
+        """The tolerance of the hardened module on the trial's input."""
+        return self.tolerance()
+
+    @functools.cached_property
+    def file(self) -> Dict[str, Any]:
+        """The packed module, as it is saved."""
+        return self.pack(self.prepared)
+
+    @functools.cached_property
+    def packed(self) -> nn.Module:
+        """The packed module."""
+        return self.load(self.spec.build(seed=77), self.file)
 
     def gradients(self, module: nn.Module):
         """Return the gradients for the input and, by name, for the parameters."""
@@ -454,7 +474,7 @@ def prepared_casts(t: Trial) -> None:
 
 
 def prepared_training(t: Trial) -> None:
-    """A training step computes as the float or the hardened module, where it is hard."""
+    """Training computes with float weights in a warm-up, else with hard ones."""
     other = t.prepare(t.spec.build())
     quantizers = [q for _, _, q in quantized_weights(other)]
     step = t.spec.conf["annealing"]["warmup_steps"]
@@ -496,7 +516,6 @@ def prepared_tracing(t: Trial) -> None:
             refused(
                 lambda: torch.export.export(t.prepared, (t.x,), strict=False), "harden"
             )
-        torch._C._jit_clear_class_registry()
 
 
 def prepared_twice(t: Trial) -> None:
@@ -553,20 +572,12 @@ def test_prepared(spec):
 # --- packed modules -------------------------------------------------------------------
 
 
-def packed_of(t: Trial) -> nn.Module:
-    """Return the packed module, made once."""
-    if not hasattr(t, "packed"):
-        t.file = t.pack(t.prepared)
-        t.packed = t.load(t.spec.build(seed=77), t.file)
-    return t.packed
-
-
 def packed_weights(t: Trial) -> None:
     """The file and the layers hold the hardened weights, and no others."""
     if not t.quantized:
         refused(lambda: t.pack(t.prepared), "no quantized tensor")
         raise Refused
-    packed = packed_of(t)
+    packed = t.packed
     hardened = t.harden(t.prepared)
     state = unpack_state_dict(t.file)
     plain = t.spec.build(seed=77)
@@ -598,7 +609,7 @@ def packed_weights(t: Trial) -> None:
 
 
 def packed_modes(t: Trial) -> None:
-    packed = packed_of(t)
+    packed = t.packed
     for name, mode in MODES.items():
         with form(name):
             t.agree(t.call(packed, mode=mode))
@@ -606,7 +617,6 @@ def packed_modes(t: Trial) -> None:
 
 
 def packed_loading(t: Trial) -> None:
-    packed_of(t)
     with form("into a prepared module"):
         t.agree(t.call(t.load(t.prepare(t.spec.build(seed=78)), t.file)))
     with form("into a skeleton"):
@@ -621,7 +631,7 @@ def packed_loading(t: Trial) -> None:
 
 def packed_reloading(t: Trial) -> None:
     """The state dict of one packed module goes into another."""
-    state = packed_of(t).state_dict()
+    state = t.packed.state_dict()
     other = t.prepare(t.spec.build(seed=77)).eval()
     other = t.load(t.spec.build(seed=78), t.pack(other))
     t.call(other)
@@ -643,12 +653,12 @@ def saved_state(state):
 def packed_copies(t: Trial) -> None:
     for name, copied in COPIES.items():
         with form(name):
-            t.agree(t.call(copied(packed_of(t))))
+            t.agree(t.call(copied(t.packed)))
 
 
 def packed_gradients(t: Trial) -> None:
-    """The gradients for inputs and float parameters are those of the hardened module."""
-    packed = packed_of(t)
+    """The gradients for inputs and float parameters are the reference's."""
+    packed = t.packed
     t.call(packed, mode=torch.inference_mode)
     try:
         x, own = t.gradients(t.hardened)
@@ -670,20 +680,20 @@ def packed_casts(t: Trial) -> None:
                 want = t.call(hardened, x)
             except RuntimeError:
                 continue
-            got = t.call(copy.deepcopy(packed_of(t)).to(dtype), x)
+            got = t.call(copy.deepcopy(t.packed).to(dtype), x)
             # Centroids in float32, however the float weights were rounded before.
             most = t.tolerance(hardened, x)
             if t.spec.dtype in ("bfloat16", "float16"):
                 most = [max(pair) for pair in zip(most, t.own_tolerance)]
             t.agree(got, want, most)
     with form("and back"):
-        there = copy.deepcopy(packed_of(t)).double()
+        there = copy.deepcopy(t.packed).double()
         t.agree(t.call(there.to(DTYPES[t.spec.dtype])))
 
 
 def packed_writes(t: Trial) -> None:
     """Float parameters that are written to are seen."""
-    other, hardened = copy.deepcopy(packed_of(t)), copy.deepcopy(t.hardened)
+    other, hardened = copy.deepcopy(t.packed), copy.deepcopy(t.hardened)
     t.call(other)
     names = dict(other.named_parameters())
     with torch.no_grad():
@@ -695,13 +705,13 @@ def packed_writes(t: Trial) -> None:
 
 
 def packed_threads(t: Trial) -> None:
-    for got in in_threads(t, packed_of(t)):
+    for got in in_threads(t, t.packed):
         t.agree(got)
 
 
 def packed_int8(t: Trial) -> None:
     """Layers give what the reference's int8 product gives, within the bound."""
-    other = set_int8(copy.deepcopy(packed_of(t)))
+    other = set_int8(copy.deepcopy(t.packed))
 
     def check_product(layer, inputs, output):
         weight, (x,) = layer._modules["weight"], inputs
@@ -764,7 +774,8 @@ def packed_tracing(t: Trial) -> None:
     if 0 in t.spec.shape or (t.seed % 4 and not MODULES):
         return
     x = t.spec.input(seed=5)
-    for name, module in {"hardened": t.hardened, "packed": packed_of(t)}.items():
+    both = {"hardened": t.hardened, "packed": t.packed}
+    for name, module in both.items():
         want = t.call(t.hardened, x)
         most = t.tolerance(x=x)
         with form(f"{name}, traced"):
@@ -781,13 +792,13 @@ def packed_tracing(t: Trial) -> None:
         except Exception:
             return  # PyTorch cannot export the float module
         with form("exported"):
-            exported = torch.export.export(packed_of(t), (t.x,), strict=False)
+            exported = torch.export.export(t.packed, (t.x,), strict=False)
             t.agree(t.call(exported.module(), x), want, most)
 
 
 def packed_layers(t: Trial) -> None:
     """The results of layers are laid out in memory as PyTorch's are."""
-    seen = {}
+    seen: Dict[str, Any] = {}
 
     def watch(module, results):
         def hook(name):
@@ -805,7 +816,8 @@ def packed_layers(t: Trial) -> None:
             if isinstance(layer, kinds)
         ]
 
-    for key, module in {"float": t.hardened, "packed": packed_of(t)}.items():
+    both = {"float": t.hardened, "packed": t.packed}
+    for key, module in both.items():
         seen[key] = {}
         handles = watch(module, seen[key])
         t.call(module)
@@ -816,6 +828,7 @@ def packed_layers(t: Trial) -> None:
 
 def packed_bad_input(t: Trial) -> None:
     """What the float module refuses, the packed one refuses."""
+    both = {"packed": t.packed, "prepared": t.prepared}
     wrong = [torch.zeros(2, dtype=torch.complex64)]
     if t.spec.looked_up:
         rows = t.spec.blocks[0].options["num_embeddings"]
@@ -834,21 +847,18 @@ def packed_bad_input(t: Trial) -> None:
         try:
             want = t.call(t.hardened, x)
         except Exception as e:  # attention has assertions
-            for name, module in {
-                "packed": packed_of(t),
-                "prepared": t.prepared,
-            }.items():
+            for name, module in both.items():
                 with form(f"{name}, input {x.dtype} {tuple(x.shape)}"):
                     with pytest.raises((*REFUSALS, type(e))) as caught:
                         t.call(module, x)
                     assert str(caught.value)
             continue
         with form(f"input {x.dtype} {tuple(x.shape)}"):
-            t.agree(t.call(packed_of(t), x), want, t.tolerance(x=x))
+            t.agree(t.call(t.packed, x), want, t.tolerance(x=x))
 
 
 def packed_unchanged(t: Trial) -> None:
-    t.agree(t.call(packed_of(t)))
+    t.agree(t.call(t.packed))
     t.agree(t.call(t.prepared))
 
 
