@@ -104,6 +104,9 @@ class Steps(NamedTuple):
 
     def compute(self, gates, h, c, bias) -> States:
         """Return the results for plain tensors, by the kernels where they can run."""
+        for t in (gates, h, c, bias):
+            if t is not None and t.layout is not torch.strided:
+                raise RuntimeError(f"an operand is {t.layout}; allowed: torch.strided")
         if not self._runs_native(gates):
             return self.by_operations(gates, h, c, bias)
         active = self.active(gates)
