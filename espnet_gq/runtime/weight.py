@@ -33,8 +33,8 @@ class PackedWeight(TensorLike, PackedStorage):
     mode = "exact"
     """"exact" (float centroids) or "int8" (centroids and activations rounded)."""
 
-    _described = None
-    _unpacked = None
+    _described: Optional[tuple] = None
+    _unpacked: Optional[Tuple[Tuple[torch.Tensor, ...], torch.Tensor]] = None
 
     def _forget(self) -> None:
         self.__dict__.update(_described=None, _unpacked=None)
