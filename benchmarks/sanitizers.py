@@ -143,7 +143,9 @@ def swap(rng: random.Random, layer: nn.Module) -> None:
     """Give a buffer or a bias other memory."""
     tensors = [*layer.buffers(), *layer.parameters()]
     for tensor in rng.sample(tensors, rng.choice([1, 1, 2])):
-        tensor.data = change(rng, tensor.detach())
+        new = change(rng, tensor.detach())
+        # Contiguous and negated it is by a private function only: not looked for.
+        tensor.data = new.resolve_neg()
 
 
 def call_layer(rng: random.Random) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import types
-from typing import Optional
+from typing import NoReturn, Optional
 
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.sharing.archive import ArchiveError
@@ -35,7 +35,7 @@ USAGE = (
 )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     sys.stderr.write(f"{USAGE}espnet_gq: {message}\n")
     sys.exit(2)
 
@@ -49,9 +49,10 @@ def _module_file(name: str):
             spec = importlib.util.find_spec(name)
     except ImportError as e:
         _fail(f"no module named {name} ({e})")
-    if spec is None or not hasattr(spec.loader, "get_code"):
+    loader = None if spec is None else spec.loader
+    if spec is None or loader is None or not hasattr(loader, "get_code"):
         _fail(f"no module named {name}")
-    return spec.loader.get_code(name), spec.origin, spec.parent
+    return loader.get_code(name), spec.origin, spec.parent
 
 
 def _script(path: str):

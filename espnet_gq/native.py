@@ -60,9 +60,10 @@ def address(tensor: torch.Tensor, dtype: torch.dtype, size: int, what: str) -> i
         if (found or not size) and not tensor.is_neg():
             return found
         raise TypeError(f"{what} has no memory of its own; allowed: a plain tensor")
-    found = f"{tensor.dtype} on {tensor.device}"
     if tensor.dtype is not dtype or not tensor.is_cpu:
-        raise TypeError(f"{what} is {found}; allowed: {dtype} on cpu")
+        raise TypeError(
+            f"{what} is {tensor.dtype} on {tensor.device}; allowed: {dtype} on cpu"
+        )
     raise ValueError(
         f"{what} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
         f"allowed: {size} contiguous elements"

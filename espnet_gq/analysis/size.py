@@ -65,14 +65,17 @@ def count(
         bits: Name of each quantized tensor -> its bit width.
         parameters: Names of the parameters, None where they are not known.
     """
-    known = parameters is not None
     names = {
         name
         for name in sizes
-        if (name in parameters if known else not name.endswith(_NOT_PARAMETERS))
+        if (
+            not name.endswith(_NOT_PARAMETERS)
+            if parameters is None
+            else name in parameters
+        )
     }
     total = sum(sizes[name] for name in names)
-    if known:  # a tensor that layers share is one parameter
+    if parameters is not None:  # a tensor that layers share is one parameter
         bits = {name: width for name, width in bits.items() if name in names}
     quantized = sum(sizes[name] for name in bits)
     weighted = sum(sizes[name] * width for name, width in bits.items())
@@ -80,7 +83,7 @@ def count(
         parameters=total,
         quantized=quantized,
         bits=weighted / quantized if quantized else 32.0,
-        buffers=sum(sizes.values()) - total if known else None,
+        buffers=sum(sizes.values()) - total if parameters is not None else None,
     )
 
 

@@ -54,7 +54,7 @@ class QuantizedLayer(nn.Module):
         Returns:
             The layer.
         """
-        layer.__class__ = cls  # type: ignore[assignment]
+        layer.__class__ = cls
         for name, quantizer in quantizers.items():
             quantizer.train(layer.training)
             layer.add_module(name + SUFFIX, quantizer)
@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
         for key, quantizer in self._modules.items():
             name = key.removesuffix(SUFFIX)
             if name != key:
-                yield name, self.latent_weight(name), quantizer
+                yield name, self.latent_weight(name), cast(Quantizer, quantizer)
 
     def latent_weight(self, name: str = "weight") -> nn.Parameter:
         """Return a parameter as it is trained, before it is quantized.

@@ -6,11 +6,13 @@ projection `F.linear(x, embedding.weight)`, a regularizer) has to see the same v
 while code that writes to it, or asks for its shape, means the parameter itself.
 """
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
-from torch import nn
 from torch.utils._pytree import tree_map_only
+
+if TYPE_CHECKING:
+    from espnet_gq.nn.layers import QuantizedLayer
 
 _COMPUTED = frozenset(("T", "mT", "H", "mH", "real", "imag"))
 """Attributes of a tensor whose values are computed from it."""
@@ -64,11 +66,13 @@ class WeightView(torch.Tensor):
     the parameter's own. The parameter itself is in `layer.parameters()`.
     """
 
-    _layer: nn.Module
+    _layer: "QuantizedLayer"
     _parameter_name: str
 
     @classmethod
-    def of(cls, layer: nn.Module, name: str, parameter: torch.Tensor) -> "WeightView":
+    def of(
+        cls, layer: "QuantizedLayer", name: str, parameter: torch.Tensor
+    ) -> "WeightView":
         """Return the view of a layer's parameter; it shares the parameter's memory."""
         view = parameter.detach().as_subclass(cls)
         view._layer, view._parameter_name = layer, name

@@ -132,7 +132,7 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
     for module in model.modules():
         # Some of ESPnet's decoders remember the device they were built on.
         if getattr(module, "device", None) == torch.device("meta"):
-            module.device = torch.device("cpu")
+            setattr(module, "device", torch.device("cpu"))
     for name, parameter in model.named_parameters():
         if parameter.device.type == "meta":
             raise ValueError(f"it has no weight for '{name}', which is to be quantized")

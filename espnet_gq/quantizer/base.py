@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import threading
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
@@ -154,6 +154,11 @@ class Quantizer(nn.Module):
         """Return the granularity where none is given."""
         return "tensor"
 
+    @staticmethod
+    def _spare_decay(parameter: nn.Parameter) -> None:
+        """Mark a parameter that weight decay must not pull to 0."""
+        setattr(parameter, "_no_weight_decay", True)
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}, granularity={self.granularity}"
 
@@ -190,7 +195,7 @@ class Quantizer(nn.Module):
         return known[2]
 
     @torch.no_grad()
-    def _set_state(self, **values: float) -> None:
+    def _set_state(self, **values: Any) -> None:
         state = self._state()._replace(**values)
         saved = self.saved_state
         for index, name in enumerate(State._fields):

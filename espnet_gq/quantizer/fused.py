@@ -7,7 +7,7 @@ PyTorch functions of `assignment`, whose results these reproduce.
 import ctypes
 import functools
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, List, Optional, Tuple, Type
 
 import torch
 
@@ -18,9 +18,10 @@ SOFT, HARD = 0, 1
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    tail = [size, size, number, number, number, ctypes.c_float, number, number]
-    library.gq_forward.argtypes = [pointer] * 5 + tail
-    library.gq_backward.argtypes = [pointer] * 9 + tail
+    tail: List[Type[Any]] = [size, size, number, number, number]
+    tail += [ctypes.c_float, number, number]
+    library.gq_forward.argtypes = [*[pointer] * 5, *tail]
+    library.gq_backward.argtypes = [*[pointer] * 9, *tail]
     library.gq_set_team.argtypes = [pointer]
     library.gq_set_team.restype = None
     library.gq_set_team(native.torch_team())
@@ -43,10 +44,22 @@ def available() -> bool:
     return _library() is not None
 
 
+def _built() -> ctypes.CDLL:
+    """Return the library.
+
+    Raises:
+        RuntimeError: If it is not `available`.
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError("the fused CPU quantizer was not built")
+    return library
+
+
 @functools.lru_cache(maxsize=None)
 def best_isa() -> int:
     """Return the widest instruction set: 0 generic, 1 AVX2, 2 AVX-512."""
-    return _library().gq_best_isa()
+    return _built().gq_best_isa()
 
 
 def usable(w: torch.Tensor) -> bool:
@@ -122,7 +135,7 @@ def forward(
     w = w.contiguous()
     out = torch.empty_like(w)
     _check(
-        _library().gq_forward(
+        _built().gq_forward(
             _address(w, w.numel(), "the weights"),
             _address(out, w.numel(), "the result"),
             *_codebook(w, scale, inv_scale, c),
@@ -149,7 +162,7 @@ def backward(
     grad_scale = w.new_empty(scale.numel())
     grad_mu = w.new_empty(())
     _check(
-        _library().gq_backward(
+        _built().gq_backward(
             _address(w, w.numel(), "the weights"),
             _address(grad, w.numel(), "the gradient"),
             _address(out, w.numel(), "the result"),

@@ -60,7 +60,7 @@ class AnnealedQuantizer(Quantizer):
         super().__init__(bits, channels, granularity, annealing, every, gates)
         self.mode = mode
         self.slope_alpha = None if own_gradient or mode == HARD else SLOPE_ALPHA
-        self.log_scale._no_weight_decay = True
+        self._spare_decay(self.log_scale)
 
     @staticmethod
     def default_granularity(bits: int) -> str:
@@ -112,7 +112,7 @@ class GeneralQuantizer(AnnealedQuantizer):
         self.fits_scale = fit
         log_mu = torch.zeros(1, dtype=torch.float32, device="cpu")
         self.log_mu = nn.Parameter(log_mu, requires_grad=train_mu)
-        self.log_mu._no_weight_decay = True
+        self._spare_decay(self.log_mu)
 
     def _fit(self, w: torch.Tensor) -> None:
         scales = self.log_scale.numel()

@@ -6,7 +6,7 @@ a layer is applied to all steps at once; the steps then run inside the compiled 
 Matrices that a configuration left float take PyTorch operations.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import nn
 
 from espnet_gq.runtime import context
 from espnet_gq.runtime.layers import PackedLayer
-from espnet_gq.runtime.steps import Matrix, States, Steps, gru, linear, lstm
+from espnet_gq.runtime.steps import States, Steps, gru, linear, lstm
 from espnet_gq.runtime.tensor_like import handles
 from espnet_gq.runtime.weight import NARROW
 
@@ -58,8 +58,8 @@ class _Types:
                         f"tensor with {x.dtype} and {name} tensor with {tensor.dtype}"
                     )
 
-    def within(self, *tensors: Optional[torch.Tensor]) -> List[Optional[torch.Tensor]]:
-        """Return operands in the type that is computed in."""
+    def within(self, *tensors: Optional[torch.Tensor]) -> List[Any]:
+        """Return operands in the type that is computed in; None stays None."""
         if self.as_given:
             return list(tensors)
         return [None if t is None else t.to(self.computed) for t in tensors]
@@ -166,12 +166,15 @@ def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> 
 def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
     """Run one direction of one layer."""
     w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if has_biases else (None, None)
-    if has_biases and b_ih.dtype is not x.dtype:
-        b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
     w_hr = rest[-1] if len(rest) in (1, 3) else None
-    if has_biases and cell == "LSTM":
-        b_ih, b_hh = b_ih + b_hh, None
+    b_ih: Any = None
+    b_hh: Any = None
+    if has_biases:
+        b_ih, b_hh = rest[:2]
+        if b_ih.dtype is not x.dtype:
+            b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
+        if cell == "LSTM":
+            b_ih, b_hh = b_ih + b_hh, None
     h, c = states if cell == "LSTM" else (states[0], None)
     steps = Steps(cell, w_hh, w_hr, sizes, reverse)
     return steps(linear(x, w_ih, b_ih), h, c, b_hh)
@@ -232,8 +235,11 @@ class PackedRNNBase(PackedLayer):
 
     __jit_unused_properties__ = ["all_weights", "_flat_weights"]
 
+    _flat_weights_names: List[str]
+    _flat_weight_refs: List[Any]
+
     @property
-    def _flat_weights(self) -> List[Optional[Matrix]]:
+    def _flat_weights(self) -> List[Any]:
         modules, parameters = self._modules, self._parameters
         names = self._flat_weights_names
         return [modules.get(name, parameters.get(name)) for name in names]

@@ -1,7 +1,7 @@
 """The time loop of packed recurrent layers: by the kernels or by operations."""
 
 import ctypes
-from typing import List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from espnet_gq.runtime.library import CELLS, check
 from espnet_gq.runtime.weight import INT8_COLUMNS, PackedWeight
 
 Matrix = Union[PackedWeight, torch.Tensor]
+_Native = Tuple[ctypes.CDLL, PackedWeight, Optional[PackedWeight]]
 States = Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]
 
 
@@ -59,24 +60,27 @@ class Steps(NamedTuple):
             return out, h, None if c is None else state
         if context.is_transformed():
             return self.by_operations(gates, h, c, bias)
-        if not torch.is_grad_enabled() or not self._runs_native(gates):
+        if not torch.is_grad_enabled() or self._native(gates) is None:
             return self.compute(gates, h, c, bias)
         if not context.wants_gradient(gates, h, c, bias):
             return self.compute(gates, h, c, bias)
         out, h, *rest = _Gradient.apply(gates, h, c, bias, self)
         return out, h, rest[0] if rest else None
 
-    def _runs_native(self, gates: torch.Tensor) -> bool:
+    def _native(self, gates: torch.Tensor) -> Optional[_Native]:
+        """Return the library and what it gets, None where the kernels cannot run."""
         hh, hr = self.hh, self.hr
         if not isinstance(hh, PackedWeight) or gates.dtype is not torch.float32:
-            return False
+            return None
         if not hh.runs_native(gates):
-            return False
-        if hr is None:
-            return True
-        if not isinstance(hr, PackedWeight) or not hr.runs_native(gates):
-            return False
-        return hh.mode_number == hr.mode_number
+            return None
+        if hr is not None:
+            if not isinstance(hr, PackedWeight) or not hr.runs_native(gates):
+                return None
+            if hh.mode_number != hr.mode_number:
+                return None
+        library = kernels.library()
+        return None if library is None else (library, hh, hr)
 
     def active(self, gates: torch.Tensor) -> List[int]:
         """Return the sequences that last to each step.
@@ -104,7 +108,11 @@ class Steps(NamedTuple):
 
     def compute(self, gates, h, c, bias) -> States:
         """Return the results for plain tensors, by the kernels where they can run."""
-        if not self._runs_native(gates):
+        for t in (gates, h, c, bias):
+            if t is not None and t.layout is not torch.strided:
+                raise RuntimeError(f"an operand is {t.layout}; allowed: torch.strided")
+        native = self._native(gates)
+        if native is None:
             return self.by_operations(gates, h, c, bias)
         active = self.active(gates)
         if not gates.numel():
@@ -112,7 +120,7 @@ class Steps(NamedTuple):
                 gates.new_empty(*gates.shape[:-1], h.shape[-1]),
                 *(h.clone(), None if c is None else c.clone()),
             )
-        hh, hr, f32 = self.hh, self.hr, torch.float32
+        (library, hh, hr), f32 = native, torch.float32
         rows, outputs = hh.rows, hh.cols
         units = rows // (4 if self.cell == "LSTM" else 3)
         total, batch = gates.numel() // rows, active[0]
@@ -123,7 +131,7 @@ class Steps(NamedTuple):
             c = c.clone(memory_format=torch.contiguous_format)
         out = gates.new_empty(*gates.shape[:-1], outputs)
         check(
-            kernels.library().gq_recurrence(
+            library.gq_recurrence(
                 CELLS[self.cell],
                 hh.description(bias),
                 None if hr is None else hr.description(),
@@ -156,7 +164,7 @@ class Steps(NamedTuple):
         begins = [0]
         for n in active:
             begins.append(begins[-1] + n)
-        found: List[Optional[torch.Tensor]] = [None] * len(active)
+        found: Dict[int, torch.Tensor] = {}
         order = range(len(active))
         for t in reversed(order) if self.reverse else order:
             n = active[t]
@@ -170,7 +178,7 @@ class Steps(NamedTuple):
                 new = new if apply_hr is None else apply_hr(new, None)
             h = torch.cat([new, rest]) if len(rest) else new
             found[t] = new
-        out = torch.cat(found)
+        out = torch.cat([found[t] for t in order])
         if self.sizes is None:
             out = out.unflatten(0, gates.shape[:2])
         return out, h, c

@@ -1,7 +1,7 @@
 """What a packed weight consists of: planes of indices, a codebook and scales."""
 
 import math
-from typing import Sequence, Tuple
+from typing import Dict, Self, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ class PackedStorage(nn.Module):
         ValueError: If the sizes do not fit each other.
     """
 
+    planes: torch.Tensor
+    codebook: torch.Tensor
+    scale: torch.Tensor
+    _buffers: Dict[str, torch.Tensor]  # type: ignore[assignment]  # none is missing
     _dtype = torch.float32  # of weights that earlier releases pickled
 
     def __init__(
@@ -71,7 +75,7 @@ class PackedStorage(nn.Module):
         codebook: torch.Tensor,
         scale: torch.Tensor,
         dtype: torch.dtype = torch.float32,
-    ) -> "PackedStorage":
+    ) -> Self:
         """Return the weight of a packed file's stream of indices (`packing.bits`)."""
         rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
         bits = codebook.numel().bit_length() - 1

@@ -33,8 +33,8 @@ class PackedWeight(TensorLike, PackedStorage):
     mode = "exact"
     """"exact" (float centroids) or "int8" (centroids and activations rounded)."""
 
-    _described = None
-    _unpacked = None
+    _described: Optional[tuple] = None
+    _unpacked: Optional[Tuple[Tuple[torch.Tensor, ...], torch.Tensor]] = None
 
     def _forget(self) -> None:
         self.__dict__.update(_described=None, _unpacked=None)
@@ -84,7 +84,7 @@ class PackedWeight(TensorLike, PackedStorage):
                     bias is None
                     or (
                         bias.data_ptr() == where[3]
-                        and bias.numel() == self.rows
+                        and bias.shape == (self.rows,)
                         and bias.dtype is f32
                         and bias.is_contiguous()
                     )
@@ -101,6 +101,10 @@ class PackedWeight(TensorLike, PackedStorage):
             address(scale, f32, scales, "the scale of a packed weight"),
             None if bias is None else address(bias, f32, self.rows, "the bias"),
         )
+        if bias is not None and bias.dim() != 1:
+            raise ValueError(
+                f"the bias has shape {tuple(bias.shape)}; allowed: (rows,)"
+            )
         weight = Weight(*where, self.rows, self.cols, scales, self.bits)
         if bias is None or bias.is_leaf:  # others are new at every call
             sizes = size, 2**self.bits, scales
@@ -314,7 +318,8 @@ class PackedWeight(TensorLike, PackedStorage):
     def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
         """Return rows of the weight in float32, for plain indices."""
         library = kernels.library()
-        if library is None or not row.is_cpu or self.device.type != "cpu":
+        whole = row.dtype in (torch.int64, torch.int32)
+        if library is None or not row.is_cpu or self.device.type != "cpu" or not whole:
             return F.embedding(row, self._values())
         flat = row.reshape(-1).to(torch.int64).contiguous()
         n = flat.numel()

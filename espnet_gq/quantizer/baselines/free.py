@@ -22,9 +22,10 @@ class FreeQuantizer(AnnealedQuantizer, FittedCodebook):
 
     def __init__(self, *args, own_gradient: bool = False, **kwargs):
         super().__init__(*args, own_gradient=own_gradient, **kwargs)
-        start = self._buffers.pop("codebook")
-        self.codebook = nn.Parameter(start)
-        self.codebook._no_weight_decay = True
+        codebook = nn.Parameter(self.codebook)
+        del self.codebook  # the buffer
+        self.codebook = codebook
+        self._spare_decay(codebook)
 
     def normalized_centroids(self) -> torch.Tensor:
         return self.codebook.detach().sort().values

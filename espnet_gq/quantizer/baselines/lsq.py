@@ -38,7 +38,7 @@ class LSQuantizer(StoredCodebook):
             )
         super().__init__(bits, *args, **kwargs)
         self.log_scale.requires_grad_(True)
-        self.log_scale._no_weight_decay = True
+        self._spare_decay(self.log_scale)
         half = 2 ** (bits - 1)
         self.codebook.copy_(torch.arange(-half, half, device="cpu"))
 

@@ -35,7 +35,7 @@ class TernaryQuantizer(StoredCodebook):
             )
         super().__init__(bits, *args, **kwargs)
         self.log_scale.requires_grad_(True)
-        self.log_scale._no_weight_decay = True
+        self._spare_decay(self.log_scale)
 
     @staticmethod
     def levels(bits: int) -> int:
