@@ -45,7 +45,7 @@ test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
 gpu-check: venv
-	$(BIN)/python benchmarks/gpu/check.py $(GPU_ARGS)
+	$(BIN)/python -m benchmarks.gpu.check $(GPU_ARGS)
 
 lint: venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group lint

@@ -1,7 +1,7 @@
 """Check on a GPU, in minutes, all that could not be checked without one.
 
     make gpu-check
-    python benchmarks/gpu/check.py --device cpu     small sizes: shows that it works
+    python -m benchmarks.gpu.check --device cpu     small sizes: shows that it works
 
 Prints one table and writes JSON. See README.md beside this file.
 """
@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import paths
 import torch
-from report import command, machine, progress
-from rows import CPU_FACTOR, FAIL, ROWS, Row
-from table import counted, lines_of
 
+from benchmarks import ROOT
+from benchmarks.gpu.rows import CPU_FACTOR, FAIL, ROWS, Row
+from benchmarks.gpu.table import counted, lines_of
+from benchmarks.options import command, new_parser
+from benchmarks.report import machine, progress
 from espnet_gq.files import write_json
 
 
@@ -48,12 +49,12 @@ def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder, "results.jsonl"), Path(folder, "log.txt")
-        words = [sys.executable, str(paths.HERE / "rows.py"), row.module]
+        words = [sys.executable, "-m", "benchmarks.gpu.rows", row.module]
         words += ["--device", args.device, "--out", str(out)]
         words += ["--small"] * args.small
         with open(log, "w") as file:
             process = subprocess.Popen(
-                words, stdout=file, stderr=file, start_new_session=True
+                words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True
             )
             try:
                 code: Optional[int] = process.wait(limit)
@@ -81,12 +82,9 @@ def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--device", choices=("cuda", "cpu"), default="cuda")
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     add("--rows", nargs="+", choices=[r.module for r in ROWS], help="only these")
     add("--minutes", type=float, help="for all rows (default: 8, on a CPU 30)")
     add("--small", action="store_true", help="small sizes on a GPU too")
@@ -110,7 +108,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         benchmark="gpu_check",
         device=args.device,
         small=args.small,
-        command=command(),
+        command=command("--json"),
         machine=machine(args.device),
         rows=[],
     )

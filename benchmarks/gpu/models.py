@@ -1,15 +1,20 @@
 """ESPnet's recognisers in the sizes that the rows train and decode."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from torch import nn
-from training_step import Workload
-from variants import Size, Variant
-from variants import _espnet_model as espnet_model
-from variants import import_packages
 
+from benchmarks.espnet_models import build
+from benchmarks.training.step import Workload
+from benchmarks.training.variants import (
+    Architecture,
+    Size,
+    Variant,
+    config,
+    import_packages,
+)
 from espnet_gq.nn.prepare import fit_quantizers, quantized_weights
 
 SHORT = Workload(2, 1.5)
@@ -19,7 +24,7 @@ RNN = dict(hidden_size=32, output_size=32, num_layers=2)
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A recogniser as `variants.build` takes it: vocabulary, and ESPnet's classes.
+    """An Architecture: vocabulary, and ESPnet's classes.
 
     Args:
         encoder, decoder: Names of ESPnet's classes.
@@ -102,18 +107,20 @@ LSTM_60M = Recogniser(
 )
 
 
-def quantized(recogniser, bits: int, device: str, fast: bool = True) -> nn.Module:
+def quantized(
+    recogniser: Architecture, bits: Optional[int], device: str, fast: bool = True
+) -> nn.Module:
     """Return a recogniser prepared for training at a bit width.
 
     Args:
         recogniser: A Recogniser or a Size.
-        bits: Bit width; 0 for the float model.
+        bits: Bit width; None for the float model.
         device: Where to put it.
         fast: Set codebooks by the weights' standard deviation instead of fitting them.
     """
     import_packages(Variant("float"))
     torch.manual_seed(0)
-    model = espnet_model(recogniser, bits or None)
+    model = build(config(recogniser, bits))
     if fast:
         set_codebooks(model)
     else:

@@ -1,19 +1,18 @@
 """The results of `check.py` as a Markdown table.
 
-    python benchmarks/gpu/table.py gpu_check.json
+    python -m benchmarks.gpu.table gpu_check.json
 
 prints what the check itself has printed.
 """
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-import paths  # noqa: F401
-from report import machine_lines
-from rows import FIGURE, STATUSES
+from benchmarks.gpu.rows import FIGURE, STATUSES
+from benchmarks.options import new_parser
+from benchmarks.report import machine_lines
 
 HEADER = ("row", "case", "result", "value", "limit", "note")
 
@@ -71,8 +70,8 @@ def lines_of(record: Dict[str, Any]) -> List[str]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Print the table of a file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="what check.py --json wrote")
+    parser = new_parser(__doc__)
+    parser.add_argument("json", type=Path, help="what check --json wrote")
     print("\n".join(lines_of(json.loads(parser.parse_args(argv).json.read_text()))))
 
 

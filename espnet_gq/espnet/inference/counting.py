@@ -68,9 +68,10 @@ def parameters_of(
             "parameters"
         )
         return None
-    # As another ESPnet release calls them.
-    renamed = {name.replace(new, old) for name in names for old, new in RENAMED_LAYERS}
-    return names | renamed
+    # As older and newer ESPnet releases call them.
+    older = {name.replace(new, old) for name in names for old, new in RENAMED_LAYERS}
+    newer = {name.replace(old, new) for name in names for old, new in RENAMED_LAYERS}
+    return names | older | newer
 
 
 def _skeleton(config):

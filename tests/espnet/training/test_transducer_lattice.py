@@ -11,8 +11,7 @@ import torch
 
 triton = pytest.importorskip("triton", reason="this PyTorch build has no Triton")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"))
-import compile_kernels  # noqa: E402
+from benchmarks.gpu import compile_kernels  # noqa: E402
 
 
 def compare(device):
@@ -49,7 +48,11 @@ def test_in_the_interpreter():
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
         timeout=300,

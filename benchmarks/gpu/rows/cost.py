@@ -1,18 +1,24 @@
 """Step time and peak memory of quantization-aware training over float training, beside
-torchao and Brevitas, as `training_cost.py` measures them on a CPU."""
+torchao and Brevitas, as `benchmarks.training.cost` measures them on a CPU."""
 
 import statistics
 from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
-from models import CONFORMER_30M, CONFORMER_115M, LSTM_60M, RNNT, quantized
-from report import Clock
-from rows import FIGURE, SKIPPED, Result, Settings, at_most, attempt
 from torch import nn
-from training_step import Workload
-from variants import TINY, Variant, _brevitas, _torchao, import_packages
 
 import espnet_gq
+from benchmarks.gpu.models import (
+    CONFORMER_30M,
+    CONFORMER_115M,
+    LSTM_60M,
+    RNNT,
+    quantized,
+)
+from benchmarks.gpu.rows import FIGURE, SKIPPED, Result, Settings, at_most, attempt
+from benchmarks.measuring import Clock
+from benchmarks.training.step import Workload
+from benchmarks.training.variants import LIBRARIES, TINY, Variant, import_packages
 
 ROUNDS, WARMUP = 6, 3
 LIMITS = {"time": 1.05, "memory": 1.03}
@@ -27,17 +33,16 @@ class _Trainee:
 
     def __init__(self, variant: Variant, size: Any, device: str):
         import_packages(variant)
-        gq = variant.bits if variant.method == "gq" else 0
-        model = quantized(size, gq, "cpu")
-        if variant.method in ("torchao", "brevitas"):
-            change = _torchao if variant.method == "torchao" else _brevitas
-            model = change(model, variant.bits)
+        gq_bits = variant.bits if variant.method == "gq" else None
+        model = quantized(size, gq_bits, "cpu")
+        if variant.method in LIBRARIES and variant.bits is not None:
+            model = LIBRARIES[variant.method](model, variant.bits)
         self.model, self.device = model.to(device).train(), device
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5)
 
     def step(self, batch: Dict[str, torch.Tensor]) -> float:
         """Take one step; return its seconds."""
-        clock = Clock(self.device)
+        clock = Clock()
         cuda = self.device == "cuda"
         with torch.autocast(self.device, torch.bfloat16, enabled=cuda):
             loss = self.model(**batch)[0]

@@ -1,23 +1,16 @@
-"""What a row of the check is, and the process that runs one.
+"""What a row of the check is, and what its results are.
 
-    python benchmarks/gpu/rows.py kernels --device cuda --out results.jsonl
-
-A row is a module with `run(settings)`, which yields results. Each is written at once,
-so that what a row found before it was stopped is kept.
+A row is a module of this package with `run(settings)`, which yields results.
 """
 
-import argparse
 import contextlib
-import importlib
-import json
-import time
 import traceback
-import warnings
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, List, Optional
 
-import paths  # noqa: F401
+import torch
+
+from benchmarks.measuring import Clock
 
 PASS, FAIL, FIGURE, SKIPPED = "pass", "fail", "figure", "skipped"
 STATUSES = (PASS, FAIL, FIGURE, SKIPPED)
@@ -33,7 +26,7 @@ class Row:
     """A row of the check.
 
     Args:
-        module: Its module beside this file, without "row_".
+        module: Its module beside this file.
         seconds: Limit on a GPU; `--device cpu` allows CPU_FACTOR times as much.
         what: What it checks, for the list of rows.
     """
@@ -112,8 +105,6 @@ def holds(case: str, good: bool, note: str = "") -> Result:
 
 def attempt(case: str, find: Callable[[], Iterable[Result]]) -> Iterator[Result]:
     """Yield what a case finds; what it raises is a failed (or skipped) line of it."""
-    import torch
-
     try:
         yield from find()
     except ModuleNotFoundError as e:
@@ -134,43 +125,11 @@ def attempt(case: str, find: Callable[[], Iterable[Result]]) -> Iterator[Result]
             torch.cuda.empty_cache()
 
 
-def seconds_of(call: Callable[[], object], device: str, repeats: int = 10) -> float:
+def seconds_of(call: Callable[[], object], repeats: int = 10) -> float:
     """Return the least seconds of several calls, after two that are not counted."""
-    import torch
-
     found: List[float] = []
-    for index in range(repeats + 2):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
+    for _ in range(repeats + 2):
+        clock = Clock()
         call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if index >= 2:
-            found.append(time.perf_counter() - start)
-    return min(found)
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """Run one row in this process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("row", choices=[row.module for row in ROWS])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-    warnings.simplefilter("ignore")
-
-    def all_results() -> Iterator[Result]:
-        module = importlib.import_module(f"row_{args.row}")
-        yield from module.run(Settings(args.device, args.small))
-
-    with open(args.out, "w") as file:
-        for result in attempt(args.row, all_results):
-            record: Dict[str, object] = asdict(result)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-
-
-if __name__ == "__main__":
-    main()
+        found.append(clock.lap())
+    return min(found[2:])

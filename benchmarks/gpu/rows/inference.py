@@ -2,44 +2,39 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Iterator, List, Tuple
 
 import torch
-from models import ARCHITECTURES, Recogniser, quantized
-from rows import Result, Settings, at_most, attempt, holds
 
 import espnet_gq
+from benchmarks.espnet_models import Model
+from benchmarks.gpu.models import ARCHITECTURES, Recogniser, quantized
+from benchmarks.gpu.rows import Result, Settings, at_most, attempt, holds
+from benchmarks.training.variants import config
 from espnet_gq import packing
 
 SPEECH = torch.randn(16000, generator=torch.Generator().manual_seed(0)).mul(0.1)
 
 
-def _files(recogniser: Recogniser, folder: Path) -> Dict[str, Any]:
+def _files(recogniser: Recogniser, folder: Path) -> Model:
     """Write config and checkpoints of a recogniser; return it in evaluation mode."""
     import yaml
-    from espnet2.tasks.asr import ASRTask
-    from variants import _quantized_classes
 
     model = quantized(recogniser, 4, "cpu", fast=False).eval()
-    args = vars(ASRTask.get_parser().parse_args([]))
-    args.update(_quantized_classes(recogniser.classes(), 4))
-    args["token_list"] = ["<blank>", "<unk>"]
-    args["token_list"] += [f"t{i}" for i in range(recogniser.vocabulary - 3)]
-    args["token_list"] += ["<sos/eos>"]
-    args["token_type"] = "word"
+    args = dict(config(recogniser, 4), token_type="word")
     (folder / "config.yaml").write_text(yaml.safe_dump(args))
     torch.save(model.state_dict(), folder / "checkpoint.pth")
     packing.save(packing.pack_state_dict(model.state_dict()), folder / "packed.pth")
     return model
 
 
-def _encoded(model: torch.nn.Module, device: str) -> torch.Tensor:
+def _encoded(model: Model, device: str) -> torch.Tensor:
     with torch.no_grad():
         length = torch.tensor([len(SPEECH)], device=device)
         return model.encode(SPEECH[None].to(device), length)[0].cpu()
 
 
-def _decoded(folder: Path, name: str, device: str):
+def _decoded(folder: Path, name: str, device: str) -> Tuple[List[str], float]:
     from espnet2.bin.asr_inference import Speech2Text
 
     speech2text = Speech2Text(

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 import torch
-from models import ARCHITECTURES, quantized, state
-from row_training import Training
-from rows import Result, Settings, attempt, holds
+
+from benchmarks.gpu.models import ARCHITECTURES, quantized, state
+from benchmarks.gpu.rows import Result, Settings, attempt, holds
+from benchmarks.gpu.rows.training import Training
 
 STEPS = 6
 

@@ -4,12 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Iterator
 
-from rows import FIGURE, Result, Settings, attempt, holds
+from benchmarks import ROOT
+from benchmarks.gpu.rows import FIGURE, Result, Settings, attempt, holds
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tests/quantizer", "tests/nn", "tests/runtime", "tests/espnet")
 
 
@@ -19,7 +18,7 @@ def _tests(settings: Settings) -> Iterator[Result]:
     files = [
         str(path.relative_to(ROOT))
         for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("test_*.py"))
+        for path in sorted((ROOT / folder).rglob("test_*.py"))
         if "cuda" in path.read_text()
     ]
     done = subprocess.run(

@@ -1,13 +1,13 @@
 """Quantizing a large model: prepared, fitted, used once, hardened and packed."""
 
-import time
 from typing import Iterator
 
 import torch
-from rows import FIGURE, Result, Settings, attempt, holds
 from torch import nn
 
 import espnet_gq
+from benchmarks.gpu.rows import FIGURE, Result, Settings, attempt, holds
+from benchmarks.measuring import Clock
 from espnet_gq.nn.prepare import fit_quantizers, harden_
 
 
@@ -20,15 +20,10 @@ def _quantized(settings: Settings) -> Iterator[Result]:
     what = f"{weights / 1e6:,.0f} M"
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    clock = time.perf_counter()
+    clock = Clock()
 
     def lap(name: str) -> Result:
-        nonlocal clock
-        if device == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        seconds, clock = now - clock, now
-        return Result(f"{what}: {name}", FIGURE, seconds, "s")
+        return Result(f"{what}: {name}", FIGURE, clock.lap(), "s")
 
     model = espnet_gq.prepare(model, {"bits": 4})
     fit_quantizers(model[:1])

@@ -2,15 +2,15 @@
 accumulated gradients, gradient checkpointing."""
 
 import functools
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 import torch
-from models import ARCHITECTURES, Recogniser, batch, quantized
-from rows import Result, Settings, attempt, holds
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import espnet_gq
+from benchmarks.gpu.models import ARCHITECTURES, Recogniser, batch, quantized
+from benchmarks.gpu.rows import Result, Settings, attempt, holds
 from espnet_gq.quantizer import Quantizer
 
 STEPS = 4
@@ -30,7 +30,7 @@ class Training:
             self.scaler = torch.amp.GradScaler(device, init_scale=2.0**26)
         self.steps = self.skipped = 0
         self.optimizer.register_step_post_hook(lambda *_: self._count())
-        self.losses = []
+        self.losses: List[float] = []
 
     def _count(self) -> None:
         self.steps += 1

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Iterator
 
 import torch
-from models import ARCHITECTURES, batch, quantized, state
-from rows import Result, Settings, attempt, holds
 from torch import distributed, multiprocessing, nn
 
 import espnet_gq
+from benchmarks.gpu.models import ARCHITECTURES, batch, quantized, state
+from benchmarks.gpu.rows import Result, Settings, attempt, holds
 from espnet_gq.quantizer import Quantizer
 
 STEPS = 3

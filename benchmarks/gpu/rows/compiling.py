@@ -3,10 +3,10 @@
 from typing import Iterator, List
 
 import torch
-from rows import FIGURE, Result, Settings, at_most, attempt
 from torch import nn
 
 import espnet_gq
+from benchmarks.gpu.rows import FIGURE, Result, Settings, at_most, attempt
 from espnet_gq.nn.prepare import fit_quantizers
 
 STEPS = 10

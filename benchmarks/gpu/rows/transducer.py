@@ -4,8 +4,16 @@ from dataclasses import replace
 from typing import Any, Callable, Iterator, Tuple
 
 import torch
-from rows import FIGURE, Result, Settings, at_most, attempt, holds, seconds_of
 
+from benchmarks.gpu.rows import (
+    FIGURE,
+    Result,
+    Settings,
+    at_most,
+    attempt,
+    holds,
+    seconds_of,
+)
 from espnet_gq.espnet.training import transducer_lattice
 from espnet_gq.espnet.training.transducer_loss import CHUNK, rnnt_loss
 
@@ -109,7 +117,7 @@ def _cost(sizes, dtype, settings: Settings) -> Iterator[Result]:
             if settings.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
-            seconds = seconds_of(lambda: batch.step(loss), settings.device, 3)
+            seconds = seconds_of(lambda: batch.step(loss), 3)
             note = f"logits {gib:.2f} GiB"
             yield Result(
                 f"{name}: step, {shape}", FIGURE, 1e3 * seconds, "ms", note=note

@@ -5,10 +5,18 @@ import warnings
 from typing import Any, Dict, Iterator, List
 
 import torch
-from rows import FIGURE, Result, Settings, at_most, attempt, holds, seconds_of
 from torch import nn
 
 import espnet_gq
+from benchmarks.gpu.rows import (
+    FIGURE,
+    Result,
+    Settings,
+    at_most,
+    attempt,
+    holds,
+    seconds_of,
+)
 from espnet_gq.nn.flat_weights import flattened
 from espnet_gq.nn.prepare import fit_quantizers
 
@@ -86,7 +94,7 @@ def _time(kind: str, settings: Settings, amp: bool) -> Iterator[Result]:
                 out = rnn(x)[0]
             out.float().square().mean().backward()
 
-        seconds[bits] = seconds_of(step, settings.device, 3 if settings.small else 10)
+        seconds[bits] = seconds_of(step, 3 if settings.small else 10)
     for bits in (5, 8):
         yield Result(
             f"{kind}: time over float, {bits} bits" + ", fp16" * amp,

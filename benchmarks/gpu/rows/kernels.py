@@ -1,10 +1,18 @@
 """The fused pass: values and gradients against float64, bandwidth over a copy's."""
 
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Tuple, Union
 
 import torch
-from rows import Result, Settings, at_least, at_most, attempt, holds, seconds_of
 
+from benchmarks.gpu.rows import (
+    Result,
+    Settings,
+    at_least,
+    at_most,
+    attempt,
+    holds,
+    seconds_of,
+)
 from espnet_gq.quantizer import assignment, fused, triton_kernel
 from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
@@ -15,9 +23,10 @@ ODD = 2e-3
 assigned otherwise, which float32 does at the thresholds."""
 COPY_SHARE = 0.6
 SLICE = 2**21
+Device = Union[str, torch.device]
 
 
-def _weights(rows: int, columns: int, device: str, seed: int = 0) -> torch.Tensor:
+def _weights(rows: int, columns: int, device: Device, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn(rows, columns, device=device, generator=generator)
 
@@ -40,7 +49,7 @@ class _Case:
             self.log_mu.requires_grad_(),
         )
         out = fake_quantize(w, log_scale, log_mu, self.bits, self.mode, ALPHA)
-        grad = _weights(*w.shape, w.device, seed=1).to(w.dtype)
+        grad = _weights(len(w), w.shape[1], w.device, seed=1).to(w.dtype)
         out.backward(grad)
         scales = torch.zeros(len(log_scale), dtype=torch.float64, device=w.device)
         sizes, mu = scales.clone(), scales.new_zeros(2)
@@ -134,7 +143,7 @@ def _bandwidth(settings: Settings, bits: int, columns: int) -> Iterator[Result]:
     numel = 2**20 if settings.small else 50 * 2**20
     w = _weights(numel // columns, columns, device)
     grad, other = torch.ones_like(w), torch.empty_like(w)
-    copied = 8 * numel / seconds_of(lambda: other.copy_(w), device)
+    copied = 8 * numel / seconds_of(lambda: other.copy_(w))
     c, dc = codebook(torch.full((1,), 0.7, device=device), bits, torch.float32)
     scale, inverse = scale_pair(torch.zeros(1, device=device), torch.float32)
     kernels = triton_kernel if device == "cuda" else fused
@@ -144,7 +153,7 @@ def _bandwidth(settings: Settings, bits: int, columns: int) -> Iterator[Result]:
         "backward": (12, lambda: kernels.backward(grad, *args, dc, SOFT, ALPHA)),
     }
     for name, (size, call) in calls.items():
-        share = size * numel / seconds_of(call, device) / copied
+        share = size * numel / seconds_of(call) / copied
         case = f"bandwidth over a copy's: {name}, {bits} bits, {numel / 1e6:.0f} M"
         note = f"copy {copied / 1e9:,.0f} GB/s"
         if settings.small:
