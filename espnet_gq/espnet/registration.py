@@ -5,7 +5,7 @@ import importlib.abc
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Dict
+from typing import Any, Callable, Dict, Mapping, Type
 
 from espnet_gq._compat import (
     ASR_TASK_MODULES,
@@ -59,7 +59,7 @@ def _build_transducers(task_module: ModuleType) -> None:
         finally:
             args.decoder, classes["transducer"] = name, plain
 
-    build_model.gq = True
+    setattr(build_model, "gq", True)
     task_module.ASRTask.build_model = classmethod(build_model)
 
 
@@ -86,7 +86,7 @@ def register_transducer(task_module: ModuleType) -> None:
     _extend(task_module.ASRTransducerTask)
 
 
-def _extend(task: type) -> None:
+def _extend(task: Type[Any]) -> None:
     from espnet_gq.espnet.inference.audio import check_before_decoding
     from espnet_gq.espnet.inference.loading import extend_build_model_from_file
     from espnet_gq.espnet.training.atomic_files import write_config_aside
@@ -141,7 +141,8 @@ def register_init_param(module: ModuleType) -> None:
     check_init_param(module)
 
 
-REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
+REGISTER: Dict[str, Callable[[ModuleType], None]] = {}
+REGISTER.update({name: register_asr for name in ASR_TASK_MODULES})
 REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
 REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
 REGISTER.update({name: register_averaging for name in AVERAGING_MODULES})
@@ -151,7 +152,7 @@ REGISTER.update({name: register_sharing for name in PACK_MODULES})
 """ESPnet's modules to extend, and what to do once one of them is imported."""
 
 
-def _add(choices, classes: Dict[str, type]) -> None:
+def _add(choices, classes: Mapping[str, type]) -> None:
     for name, cls in classes.items():
         known = choices.classes.setdefault(name, cls)
         if known is not cls:

@@ -315,7 +315,7 @@ class _Data:
             if taken.size != nbytes:
                 raise PackedFormatError("the file ends before the last tensor")
         self.at += nbytes
-        self.digest.update(taken)
+        self.digest.update(taken.data)
         return taken
 
     def finish(self) -> None:
@@ -356,7 +356,7 @@ def tensors(
     data = _Data(packed, header, file)
     if file is None:  # in memory: say that it is damaged before what is wrong with it
         whole = hashlib.sha256(header)
-        whole.update(data.array)
+        whole.update(data.array.data)
         if whole.hexdigest() != data.sha256:
             raise PackedFormatError("the checksum does not match: the file is damaged")
     repeated = [e["same_as"] for e in entries if isinstance(e, dict) and "same_as" in e]

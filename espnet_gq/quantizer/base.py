@@ -61,7 +61,7 @@ def read_state(saved: torch.Tensor) -> State:
 def _digest(w: torch.Tensor) -> bytes:
     """Return a digest of the values of a tensor."""
     values = w.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(values.numpy()).digest()
+    return hashlib.sha256(values.numpy().data).digest()
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -9,7 +9,7 @@ from espnet_gq._compat import RENAMED_LAYERS
 from espnet_gq.nn import GQConfigError, prepare
 
 
-class QuantizedByConf:
+class QuantizedByConf(nn.Module):
     """Adds `gq_conf` to the arguments of the class it is mixed into.
 
     List it before the ESPnet class. The signature that ESPnet reads the defaults from
@@ -36,7 +36,7 @@ class QuantizedByConf:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        base = cls.__mro__[cls.__mro__.index(QuantizedByConf) + 1]
+        base: Any = cls.__mro__[cls.__mro__.index(QuantizedByConf) + 1]
         signature = inspect.signature(base.__init__)
         parameters = list(signature.parameters.values())[1:]
         gq_conf = inspect.Parameter(
@@ -49,7 +49,7 @@ class QuantizedByConf:
         if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
             at -= 1
         parameters.insert(at, gq_conf)
-        cls.__signature__ = signature.replace(parameters=parameters)
+        setattr(cls, "__signature__", signature.replace(parameters=parameters))
 
 
 def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):

@@ -4,7 +4,7 @@ import argparse
 import inspect
 import re
 from dataclasses import fields
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 from espnet_gq.espnet.classes.mixin import QuantizedByConf
 from espnet_gq.nn import GQConfig, GQConfigError
@@ -15,7 +15,7 @@ BY_THE_MODEL = ("ctc", "joint_net", "joint_network")
 """Parts that the model's `gq_conf` quantizes."""
 
 
-def check_placement(task: type, args: argparse.Namespace) -> None:
+def check_placement(task: Type[Any], args: argparse.Namespace) -> None:
     """Refuse a `gq_conf` that no class reads, and names that are almost right.
 
     Names of quantized classes are put in lower case, as ESPnet puts its own.
@@ -64,7 +64,7 @@ def explain_unknown_options(parser: argparse.ArgumentParser) -> None:
             )
         original(message)
 
-    parser.error = error
+    setattr(parser, "error", error)
 
 
 def _keys(value: Any, path: Tuple[str, ...] = ()) -> Iterator[Tuple[tuple, str]]:
@@ -132,7 +132,7 @@ def _check_key(
             raise GQConfigError(f"{name} has {key!r}; allowed: {KEY}")
         if not reads:
             raise GQConfigError(_unread(part, getattr(args, part, None), quantized))
-    elif reads and choice is not None and key in _own_keys(readers):
+    elif choice and readers and reads and key in _own_keys(readers):
         raise GQConfigError(
             f"{name} has {key!r} itself; allowed: {name}: {{{KEY}: {{{key}: "
             f"{conf[key]!r}}}}}"

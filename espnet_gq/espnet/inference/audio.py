@@ -9,7 +9,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
 
 import numpy as np
 import soundfile
@@ -111,7 +111,7 @@ class _Rest:
         )
 
 
-def check_before_decoding(task: type) -> None:
+def check_before_decoding(task: Type[Any]) -> None:
     """Let a task's decoding leave out, and report, audio that cannot be decoded.
 
     What the model takes comes from `build_preprocess_fn`, which ESPnet's commands call
@@ -159,6 +159,6 @@ def check_before_decoding(task: type) -> None:
         loader = build(str(rest)) if left else None
         return _Rest(loader, refused, len(keys), folder)
 
-    build_streaming_iterator.gq = True
+    setattr(build_streaming_iterator, "gq", True)
     task.build_preprocess_fn = classmethod(build_preprocess_fn)
     task.build_streaming_iterator = classmethod(build_streaming_iterator)

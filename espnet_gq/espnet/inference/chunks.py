@@ -280,6 +280,6 @@ class TransducerSearch:
         key = tuple(hyp.yseq)
         if key not in self.cache_lm:
             labels = [self.search.sos, *hyp.yseq[1:]]
-            labels = torch.tensor(labels, device=self.search.decoder.device)
-            self.cache_lm[key] = self.search.lm.score(labels, hyp.lm_state, None)
+            ys = torch.tensor(labels, device=self.search.decoder.device)
+            self.cache_lm[key] = self.search.lm.score(ys, hyp.lm_state, None)
         return self.cache_lm[key]

@@ -25,7 +25,7 @@ def _serve(namespace) -> None:
         logging.info(f"{count} packed weights compute in int8")
         return model
 
-    quantize_dynamic.gq = True
+    setattr(quantize_dynamic, "gq", True)
     namespace.quantize_dynamic = quantize_dynamic
 
 

@@ -172,7 +172,7 @@ def extend_build_model_from_file(task) -> None:
             harden_(model)
         return model, args
 
-    build_model_from_file.gq = True
+    setattr(build_model_from_file, "gq", True)
     task.build_model_from_file = classmethod(build_model_from_file)
 
 
@@ -210,5 +210,5 @@ def check_init_param(module: ModuleType) -> None:
         with fitting(path), tensors_only():
             return original(init_param, *args, **kwargs)
 
-    load_pretrained_model.gq = True
-    module.load_pretrained_model = load_pretrained_model
+    setattr(load_pretrained_model, "gq", True)
+    setattr(module, "load_pretrained_model", load_pretrained_model)

@@ -273,8 +273,8 @@ def share_from_stage_14(module: ModuleType) -> None:
             raise CheckpointError(str(e)) from None
         print(f"espnet_gq: wrote {packed}, and the model zip with it: {outpath}")
 
-    pack.gq = True
-    module.pack = pack
+    setattr(pack, "gq", True)
+    setattr(module, "pack", pack)
 
 
 # ---- The hub ------------------------------------------------------------------------

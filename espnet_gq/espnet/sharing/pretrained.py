@@ -12,7 +12,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import yaml
 from espnet2.bin.asr_inference import Speech2Text as ESPnetSpeech2Text
@@ -226,9 +226,10 @@ def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
             found[key] = item if words else _located(item, roots, done)
         return found
     if isinstance(value, list):
-        done[id(value)] = found = []
-        found.extend(_located(item, roots, done) for item in value)
-        return found
+        items: List[Any] = []
+        done[id(value)] = items
+        items.extend(_located(item, roots, done) for item in value)
+        return items
     if isinstance(value, str) and ("/" in value or Path(value).suffix):
         for root in roots:
             if inside(root, value):

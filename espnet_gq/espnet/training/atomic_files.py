@@ -8,7 +8,7 @@ import functools
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator
+from typing import Any, Iterator, Type
 
 import torch
 
@@ -25,7 +25,7 @@ def saved_aside() -> Iterator[None]:
         if not isinstance(f, (str, os.PathLike)):
             return original(obj, f, *args, **kwargs)
         # A file, not a name: torch.save would write the temporary name into it.
-        with written_aside(f) as temporary, open(temporary, "wb") as file:
+        with written_aside(Path(f)) as temporary, open(temporary, "wb") as file:
             original(obj, file, *args, **kwargs)
 
     torch.save = save
@@ -50,11 +50,13 @@ def linked_aside() -> Iterator[None]:
     def link(self, target, target_is_directory=False):
         link_aside(self, target)
 
-    Path.unlink, Path.symlink_to = unlink_file, link
+    setattr(Path, "unlink", unlink_file)
+    setattr(Path, "symlink_to", link)
     try:
         yield
     finally:
-        Path.unlink, Path.symlink_to = unlink, symlink_to
+        setattr(Path, "unlink", unlink)
+        setattr(Path, "symlink_to", symlink_to)
 
 
 @contextlib.contextmanager
@@ -72,14 +74,14 @@ def plotted_aside() -> Iterator[None]:
         if not isinstance(fname, (str, os.PathLike)):
             return original(self, fname, **kwargs)
         kwargs.setdefault("format", Path(fname).suffix.lstrip(".") or "png")
-        with written_aside(fname, sync=False) as temporary:
+        with written_aside(Path(fname), sync=False) as temporary:
             original(self, temporary, **kwargs)
 
-    Figure.savefig = savefig
+    setattr(Figure, "savefig", savefig)
     try:
         yield
     finally:
-        Figure.savefig = original
+        setattr(Figure, "savefig", original)
 
 
 @contextlib.contextmanager
@@ -90,17 +92,17 @@ def _next_text_aside(path: Path) -> Iterator[None]:
     def open_text(self, mode="r", *args, **kwargs):
         if mode != "w" or self != path:
             return original(self, mode, *args, **kwargs)
-        Path.open = original
+        setattr(Path, "open", original)
         return AsideText(self)
 
-    Path.open = open_text
+    setattr(Path, "open", open_text)
     try:
         yield
     finally:
-        Path.open = original
+        setattr(Path, "open", original)
 
 
-def write_config_aside(task: type) -> None:
+def write_config_aside(task: Type[Any]) -> None:
     """Let a task write config.yaml aside.
 
     It does so at every start: a training that cannot continue would otherwise take
@@ -118,7 +120,7 @@ def write_config_aside(task: type) -> None:
                 stack.enter_context(_next_text_aside(config))
             return worker(cls, args)
 
-    main_worker.gq_aside = True
+    setattr(main_worker, "gq_aside", True)
     task.main_worker = classmethod(main_worker)
 
 
@@ -160,7 +162,7 @@ def write_results_aside(module: ModuleType) -> None:
             _discard(self)
             raise
 
-    __setitem__.gq = True
+    setattr(__setitem__, "gq", True)
     writer.__setitem__, writer.__exit__ = __setitem__, __exit__
 
 

@@ -9,6 +9,7 @@ import logging
 from typing import Any, Callable, Iterator, List
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from espnet_gq.nn.finite import check_finite, named, not_finite
 
@@ -76,7 +77,7 @@ def _report(model: torch.nn.Module) -> bool:
 
 def _watch_outputs(model: torch.nn.Module) -> Callable[[], None]:
     """Name the first layer that makes what is not finite; returns what ends it."""
-    handles = []
+    handles: List[RemovableHandle] = []
 
     def stop() -> None:
         while handles:

@@ -7,7 +7,7 @@ to the configuration of a training that is resumed, is the new length.
 """
 
 import logging
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from espnet_gq.quantizer import Quantizer
 
@@ -40,16 +40,16 @@ def set_total_steps(quantizers: List[Quantizer], total: Optional[int]) -> None:
 
 def follow_configuration(quantizers: List[Quantizer]) -> None:
     """Let the annealing of a checkpoint last as its configuration now says."""
-    changed: Dict[int, List[Quantizer]] = {}
+    changed: Dict[int, List[Tuple[Quantizer, int]]] = {}
     for quantizer in quantizers:
         steps = quantizer.annealing.steps
         if steps and quantizer.total_steps and steps != quantizer.total_steps:
-            changed.setdefault(quantizer.total_steps, []).append(quantizer)
+            changed.setdefault(quantizer.total_steps, []).append((quantizer, steps))
     for before, group in changed.items():
-        first = group[0]
+        first = group[0][0]
         alpha = first.alpha
-        for quantizer in group:
-            quantizer.total_steps = quantizer.annealing.steps
+        for quantizer, steps in group:
+            quantizer.total_steps = steps
         logging.warning(
             f"GQ: the annealing was begun over {before} optimizer steps and goes on "
             f"over {first.total_steps} (gq_conf.annealing.steps); at step "
@@ -114,8 +114,11 @@ def _by_length(quantizers: List[Quantizer]) -> Dict[int, Quantizer]:
 
     Those whose temperature never changes have no annealing to speak of.
     """
-    found: Dict[int, Quantizer] = {}
-    for quantizer in sorted(quantizers, key=lambda q: q.annealing.end):
-        if quantizer.annealing.end > quantizer.annealing.start:
-            found[quantizer.total_steps] = quantizer
-    return found
+    ends = [(q.annealing.start, q.annealing.end, q) for q in quantizers]
+    annealed = [
+        (end, quantizer)
+        for start, end, quantizer in ends
+        if start is not None and end is not None and end > start
+    ]
+    annealed.sort(key=lambda pair: pair[0])
+    return {quantizer.total_steps: quantizer for _, quantizer in annealed}

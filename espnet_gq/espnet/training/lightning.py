@@ -4,7 +4,7 @@ ESPnet trains through Lightning with `use_lightning` and in ESPnet3. Their modul
 the callback along where the plugin is registered; any other script lists it itself.
 """
 
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Type, Union
 
 import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.hooks import RemovableHandle
 
 from espnet_gq.espnet.training.length import (
     compare_lengths,
@@ -53,7 +54,7 @@ class GQCallback(Callback):
     ):
         self.init_param = [init_param] if isinstance(init_param, str) else init_param
         self.ignore_init_mismatch = ignore_init_mismatch
-        self._handle = None
+        self._handle: Optional[RemovableHandle] = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what the quantizers cannot follow.
@@ -153,7 +154,7 @@ class GQCallback(Callback):
             self._handle = None
 
 
-def bring_callback(module_class: type) -> None:
+def bring_callback(module_class: Type[Any]) -> None:
     """Let a Lightning module of ESPnet bring the callback along where it is needed.
 
     The checkpoints to begin with come from the module's configuration (`init_param`),
@@ -172,7 +173,7 @@ def bring_callback(module_class: type) -> None:
             return list(callbacks)
         return [*callbacks, GQCallback(**_initial_parameters(self))]
 
-    configure_callbacks.gq = True
+    setattr(configure_callbacks, "gq", True)
     module_class.configure_callbacks = configure_callbacks
 
 
@@ -180,7 +181,8 @@ def _initial_parameters(module: LightningModule) -> Dict[str, Any]:
     if hasattr(module, "args"):  # ESPnet2: all options
         given = vars(module.args)
     else:  # ESPnet3: the task's options are the configuration of the model
-        given = module.config.get("model") or {}
+        config: Any = module.config
+        given = config.get("model") or {}
     return {
         "init_param": given.get("init_param") or (),
         "ignore_init_mismatch": bool(given.get("ignore_init_mismatch")),

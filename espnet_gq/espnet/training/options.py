@@ -1,6 +1,7 @@
 """Options of ESPnet's training that quantized layers cannot follow."""
 
 import argparse
+from typing import Any, Type
 
 from espnet2.train.trainer import Trainer
 
@@ -41,7 +42,7 @@ def check_options(args: argparse.Namespace) -> None:
             )
 
 
-def check_at_start(task: type) -> None:
+def check_at_start(task: Type[Any]) -> None:
     """Let a task check the options before it builds or starts anything.
 
     A float model keeps DeepSpeed, which ESPnet grants its own trainer only.
@@ -60,12 +61,12 @@ def check_at_start(task: type) -> None:
         cls.trainer = Trainer if args.use_deepspeed else ours
         worker(cls, args)
 
-    main_worker.gq = True
+    setattr(main_worker, "gq", True)
     task.check_required_command_args = classmethod(check_required_command_args)
     task.main_worker = classmethod(main_worker)
 
 
-def check_when_building(task: type) -> None:
+def check_when_building(task: Type[Any]) -> None:
     """Let a task say what is wrong with the place of a `gq_conf`.
 
     Before a training does anything, and wherever else a model is built.
@@ -89,7 +90,7 @@ def check_when_building(task: type) -> None:
         check_placement(cls, args)
         return build(cls, args)
 
-    get_parser_that_explains.gq = True
+    setattr(get_parser_that_explains, "gq", True)
     task.get_parser = classmethod(get_parser_that_explains)
     task.check_required_command_args = classmethod(check_required_command_args)
     task.build_model = classmethod(build_model)

@@ -42,14 +42,16 @@ def _counts(tensor: Tensor) -> Counts:
     storage = tensor.untyped_storage()
     counts = [
         sys.getrefcount(tensor),
-        tensor._use_count(),
+        tensor._use_count(),  # type: ignore[attr-defined]
         sys.getrefcount(storage),
         torch._C._storage_Use_Count(storage._cdata),
     ]
-    if tensor._is_view():
-        base = tensor._base
+    base = tensor._base
+    if base is not None:
         whole = base.numel() == tensor.numel()
-        counts += [sys.getrefcount(base), base._use_count(), int(whole)]
+        counts.append(sys.getrefcount(base))
+        counts.append(base._use_count())  # type: ignore[attr-defined]
+        counts.append(int(whole))
     return tuple(counts)
 
 

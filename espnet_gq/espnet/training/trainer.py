@@ -9,7 +9,7 @@ the first batch of a validation and every batch of training.
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sized, cast
 
 import torch
 from espnet2.train.trainer import Trainer
@@ -37,7 +37,7 @@ class _Observed:
         self.report = report
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(cast(Sized, self.batches))
 
     def __iter__(self) -> Iterator:
         for index, batch in enumerate(self.batches):

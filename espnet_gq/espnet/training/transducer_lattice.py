@@ -174,15 +174,15 @@ def walk_kernel(blanks: Tensor, emits: Tensor, begin: Tensor, reverse: bool) -> 
 def _right(device: torch.device) -> bool:
     """Compare the kernel with PyTorch once per device; warn where they differ."""
     numbers = torch.Generator().manual_seed(0)
-    arcs = -torch.rand(2, 300, 4, 130, generator=numbers, dtype=torch.float64).to(
-        device
-    )
-    begin = torch.full_like(arcs[0, 0], -math.inf)
+    arcs = -torch.rand(2, 300, 4, 130, generator=numbers, dtype=torch.float64)
+    blanks, emits = arcs.to(device)
+    begin = torch.full_like(blanks[0], -math.inf)
     begin[:, 0] = begin[:, 129] = 0
     try:
         for reverse in (False, True):
             torch.testing.assert_close(
-                walk_kernel(*arcs, begin, reverse), walk_plain(*arcs, begin, reverse)
+                walk_kernel(blanks, emits, begin, reverse),
+                walk_plain(blanks, emits, begin, reverse),
             )
         return True
     except Exception as e:
