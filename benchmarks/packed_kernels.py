@@ -22,7 +22,7 @@ from torch import nn
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.runtime import PackedWeight
 from espnet_gq.runtime.layers import PackedLinear
-from espnet_gq.runtime.library import library
+from espnet_gq.runtime.library import address, library
 from espnet_gq.runtime.planes import planes_size
 
 CYCLED_BYTES = 160_000_000
@@ -164,10 +164,11 @@ class Timed:
 def reader(threads: int, size: int) -> Callable[[], float]:
     """Return a call that reads a buffer once and returns the bytes a second."""
     buffer = torch.ones(size, dtype=torch.uint8)
+    where = address(buffer, torch.uint8, size, "the buffer")
 
     def read() -> float:
         start = time.perf_counter()
-        library().gq_read(buffer.data_ptr(), size, threads, 0)
+        library().gq_read(where, size, threads, 0)
         return size / (time.perf_counter() - start)
 
     read()
