@@ -343,6 +343,8 @@ class Quantizer(nn.Module):
         """
         if type(w) is not nn.Parameter:
             w = getattr(w, "latent", w)
+        if w.is_meta:
+            return w
         if not self.training:
             if self._provisional is None:
                 self._warn_unfitted()
