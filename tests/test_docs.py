@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "docs/configuration.md"
 READMES = (
     "benchmarks/README.md",
+    "benchmarks/gpu/README.md",
     "experiments/README.md",
     "tests/robustness/README.md",
 )

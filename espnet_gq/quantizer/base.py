@@ -334,6 +334,7 @@ class Quantizer(nn.Module):
                 f"{self.bits} bits)."
             )
 
+    @torch.compiler.disable  # what it does depends on the step
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """Return the weights to compute with, of the shape and type of w.
 

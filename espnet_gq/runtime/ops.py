@@ -19,6 +19,13 @@ def _weight(parts, rows: int, cols: int, int8: bool = False) -> PackedWeight:
     return weight
 
 
+def _check_devices(*tensors: Optional[torch.Tensor]) -> None:
+    """Refuse operands of several devices: with one on "meta", nothing is computed."""
+    devices = sorted({str(t.device) for t in tensors if t is not None})
+    if len(devices) > 1:
+        raise RuntimeError(f"operands are on {', '.join(devices)}; allowed: one device")
+
+
 @torch.library.custom_op("espnet_gq::packed_linear", mutates_args=())
 def packed_linear(
     x: torch.Tensor,
@@ -37,6 +44,7 @@ def packed_linear(
 
 @packed_linear.register_fake
 def _(x, planes, codebook, scale, bias, rows, cols, int8):
+    _check_devices(x, planes, codebook, scale, bias)
     if x.dim() == 0 or x.shape[-1] != cols:
         raise RuntimeError(
             f"activations of shape {tuple(x.shape)} for a packed weight of shape "
@@ -77,6 +85,7 @@ def packed_values(
 
 @packed_values.register_fake
 def _(planes, codebook, scale, rows, cols):
+    _check_devices(planes, codebook, scale)
     return codebook.new_empty(rows, cols)
 
 
@@ -95,6 +104,7 @@ def packed_rows(
 
 @packed_rows.register_fake
 def _(row, planes, codebook, scale, rows, cols):
+    _check_devices(row, planes, codebook, scale)
     return codebook.new_empty(*row.shape, cols)
 
 
@@ -139,6 +149,7 @@ def _matrix(given: List[torch.Tensor], rows: int, cols: int, int8: bool):
 
 @packed_steps.register_fake
 def _(cell, gates, h, c, hh, hr, bias, sizes, reverse, int8_hh, int8_hr):
+    _check_devices(gates, h, c, *hh, *hr, bias)
     out = gates.new_empty(*gates.shape[:-1], h.shape[-1])
     return (
         out,

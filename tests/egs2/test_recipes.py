@@ -318,7 +318,7 @@ TREE = os.environ.get("ESPNET_ROOT", "")
 @pytest.mark.skipif(
     not TREE, reason="ESPNET_ROOT names no ESPnet checkout (docs/recipes.md)"
 )
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_the_commands_under_espnets_own_asr_sh(tmp_path, digits):
     """Stages 1 to 14 and streaming: the README's commands, and the recipe's."""
     folder = small_recipe(tmp_path / "asr1")

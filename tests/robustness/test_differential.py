@@ -421,6 +421,16 @@ def prepared_float_weights(t: Trial) -> None:
     t.agree(t.call(late), t.call(want), t.tolerance(want))
 
 
+def prepared_defaults(t: Trial) -> None:
+    """PyTorch's default type changes neither quantizers nor results."""
+    for _, _, quantizer in quantized_weights(t.prepared):
+        for name, value in quantizer.state_dict().items():
+            assert value.dtype == torch.float32, name
+    other = espnet_gq.prepare(t.spec.build(), copy.deepcopy(t.spec.conf))
+    want = t.harden(t.prepare(t.spec.build())).eval()
+    t.agree(t.call(espnet_gq.harden(other).eval()), t.call(want))
+
+
 def prepared_averages(t: Trial) -> None:
     """The average of one model is that model, whenever the copy was made."""
     with form("average of one"):
@@ -446,7 +456,7 @@ def prepared_writes(t: Trial) -> None:
     t.agree(t.call(other), t.call(t.harden(other)), t.tolerance(t.harden(other)))
     with torch.no_grad():
         for p in other.parameters():
-            p.data.mul_(0.75)
+            p.data = p.data * 0.75  # other memory
     t.agree(t.call(other), t.call(t.harden(other)), t.tolerance(t.harden(other)))
 
 
@@ -544,7 +554,8 @@ PREPARED = [
     *(check_hardened, prepared_modes, prepared_gradients, prepared_attributes),
     *(prepared_copies, prepared_state, prepared_float_weights, prepared_averages),
     *(prepared_writes, prepared_casts, prepared_training, prepared_threads),
-    *(prepared_tracing, prepared_twice, built_in_inference_mode, unchanged),
+    *(prepared_tracing, prepared_twice, prepared_defaults),
+    *(built_in_inference_mode, unchanged),
 ]
 
 
@@ -701,6 +712,11 @@ def packed_writes(t: Trial) -> None:
             for module in (other, hardened):
                 module.get_parameter(name).data.add_(0.25)
                 module.get_parameter(name).mul_(1.5)
+    t.agree(t.call(other), t.call(hardened), t.tolerance(hardened))
+    for name in names:
+        for module in (other, hardened):
+            parameter = module.get_parameter(name)
+            parameter.data = parameter.data - 0.5  # other memory
     t.agree(t.call(other), t.call(hardened), t.tolerance(hardened))
 
 

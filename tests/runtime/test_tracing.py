@@ -237,3 +237,17 @@ def test_operators(operator, arguments):
 
 def matrices(outputs):
     return [torch.randn(32, outputs)], [torch.randn(outputs, 8)]
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_operators_refuse_operands_of_several_devices(at):
+    """The implementation for "meta" would return memory that nothing was written to."""
+    operands = [torch.randn(4, 20), *PARTS]
+    operands[at] = operands[at].to("meta")
+    with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+        torch.ops.espnet_gq.packed_linear(*operands, None, 33, 20, False)
+    if at:
+        with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+            torch.ops.espnet_gq.packed_values(*operands[1:], 33, 20)
+        with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+            torch.ops.espnet_gq.packed_rows(torch.tensor([1]), *operands[1:], 33, 20)

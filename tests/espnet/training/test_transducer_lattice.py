@@ -4,14 +4,14 @@ where there is one, in Triton's interpreter everywhere; and compiles for every G
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="this PyTorch build has no Triton")
+from benchmarks import ROOT
+from benchmarks.gpu import compile_kernels
 
-from benchmarks.gpu import compile_kernels  # noqa: E402
+triton = pytest.importorskip("triton", reason="this PyTorch build has no Triton")
 
 
 def compare(device):
@@ -44,15 +44,12 @@ def test_on_cuda():
 
 
 def test_in_the_interpreter():
-    code = "import test_transducer_lattice as t; t.compare('cpu')"
+    module = "tests.espnet.training.test_transducer_lattice"
+    code = f"from {module} import compare; compare('cpu')"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env={
-            **os.environ,
-            "TRITON_INTERPRET": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         timeout=300,

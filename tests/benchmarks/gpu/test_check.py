@@ -5,20 +5,19 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from pathlib import Path
 
-import pytest
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
-ROOT = str(FOLDER.parents[1])
+from benchmarks import ROOT
+from benchmarks.gpu import check
+from benchmarks.gpu.rows import FAIL, PASS, SKIPPED, at_least, at_most, attempt
 
 
-def python(*words):
+def run(*words, **environment):
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [sys.executable, "-m", *map(str, words)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ROOT},
+        cwd=ROOT,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **environment},
         timeout=500,
     )
 
@@ -26,26 +25,32 @@ def python(*words):
 def test_rows_and_report(tmp_path):
     file = tmp_path / "found.json"
     words = ["--device", "cpu", "--rows", "large", "--json", file]
-    done = python(FOLDER / "check.py", *words)
+    done = run("benchmarks.gpu.check", *words)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     record = json.loads(file.read_text())
     assert record["device"] == "cpu" and record["small"]
+    command = "python -m benchmarks.gpu.check --device cpu --rows large"
+    assert record["command"] == command
     (row,) = record["rows"]
     assert {"pass", "figure"} == {result["status"] for result in row["results"]}
-    assert python(FOLDER / "table.py", file).stdout == done.stdout
+    assert run("benchmarks.gpu.table", file).stdout == done.stdout
     assert "its figures mean nothing" in done.stdout
 
 
-@pytest.fixture()
-def check(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER.parent))
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import check
+def test_without_espnet_its_rows_are_skipped(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['espnet2']=None"
+    )
+    file = tmp_path / "found.json"
+    words = ["--device", "cpu", "--rows", "cost", "distributed", "--json", file]
+    done = run("benchmarks.gpu.check", *words, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    for row in json.loads(file.read_text())["rows"]:
+        for result in row["results"]:
+            assert result["status"] == SKIPPED and "espnet2" in result["note"], result
 
-    return check
 
-
-def test_a_row_that_ends_badly_is_a_failed_line(check):
+def test_a_row_that_ends_badly_is_a_failed_line():
     args = Namespace(device="cpu", small=True, verbose=False)
     crashed = check.run_row(check.Row("absent", 100, ""), args, 100)
     stopped = check.run_row(check.Row("kernels", 100, ""), args, 0.2)
@@ -54,9 +59,7 @@ def test_a_row_that_ends_badly_is_a_failed_line(check):
         assert last["status"] == "fail" and words in last["note"]
 
 
-def test_what_a_case_raises_is_a_line(check):
-    from rows import FAIL, PASS, SKIPPED, at_least, at_most, attempt
-
+def test_what_a_case_raises_is_a_line():
     def broken(error):
         def find():
             yield at_most("first", 1.0, 2.0)
