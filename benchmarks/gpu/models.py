@@ -137,7 +137,8 @@ def set_codebooks(model: nn.Module) -> None:
     for _, weight, quantizer in quantized_weights(model):
         with torch.no_grad():
             quantizer.log_scale.fill_(float((3 * weight.std()).clamp_min(1e-6).log()))
-            quantizer.log_mu.fill_(1.0)
+            log_mu: Any = quantizer.log_mu
+            log_mu.fill_(1.0)
         quantizer.fitted = True
 
 

@@ -1,6 +1,6 @@
 """torch.compile of quantized layers: the results of eager mode, and recompilations."""
 
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import torch
 from torch import nn
@@ -33,7 +33,8 @@ def _gradients(model: nn.Module, call, x: torch.Tensor) -> List[torch.Tensor]:
     model.zero_grad()
     out = call(x)
     out.square().mean().backward()
-    return [out.detach(), *(p.grad.clone() for p in model.parameters())]
+    grads: Iterator[Any] = (p.grad for p in model.parameters())
+    return [out.detach(), *(grad.clone() for grad in grads)]
 
 
 def _compiled(settings: Settings) -> Iterator[Result]:

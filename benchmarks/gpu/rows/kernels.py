@@ -31,6 +31,12 @@ def _weights(rows: int, columns: int, device: Device, seed: int = 0) -> torch.Te
     return torch.randn(rows, columns, device=device, generator=generator)
 
 
+def _gradient(t: torch.Tensor) -> torch.Tensor:
+    if t.grad is None:
+        raise ValueError("a tensor got no gradient")
+    return t.grad
+
+
 class _Case:
     """A tensor of weights, how it is quantized, and the differences from float64."""
 
@@ -51,6 +57,7 @@ class _Case:
         out = fake_quantize(w, log_scale, log_mu, self.bits, self.mode, ALPHA)
         grad = _weights(len(w), w.shape[1], w.device, seed=1).to(w.dtype)
         out.backward(grad)
+        d_w, d_log_scale, d_log_mu = map(_gradient, (w, log_scale, log_mu))
         scales = torch.zeros(len(log_scale), dtype=torch.float64, device=w.device)
         sizes, mu = scales.clone(), scales.new_zeros(2)
         step = max(SLICE // w.shape[1], 1)
@@ -58,7 +65,7 @@ class _Case:
         for start in range(0, len(w), step):
             rows = slice(start, start + step)
             share = rows if len(log_scale) > 1 else slice(None)
-            found = out[rows].detach(), w.grad[rows]
+            found = out[rows].detach(), d_w[rows]
             true, d_scale, d_mu = self._reference(rows, share, grad[rows])
             for a, b, unit in zip(found, true, (1.0, float(true[1].abs().max()))):
                 difference = (a.double() - b).abs() / unit
@@ -70,11 +77,11 @@ class _Case:
             sizes[share] += d_scale[1]
             mu += d_mu
         self.odd, self.far = wrong / (2 * w.numel()), far
-        found = log_scale.grad.double()
+        sums = d_log_scale.double()
         # Over all scales: one weight that was assigned otherwise moves its own much.
         self.sums = max(
-            float((found - scales).norm() / sizes.norm()),
-            float((log_mu.grad.double() - mu[0]).abs() / mu[1]),
+            float((sums - scales).norm() / sizes.norm()),
+            float((d_log_mu.double() - mu[0]).abs() / mu[1]),
         )
 
     def _reference(self, rows: slice, share: slice, grad: torch.Tensor):

@@ -8,7 +8,7 @@ from torch import nn
 import espnet_gq
 from benchmarks.gpu.rows import FIGURE, Result, Settings, attempt, holds
 from benchmarks.measuring import Clock
-from espnet_gq.nn.prepare import fit_quantizers, harden_
+from espnet_gq.nn.prepare import fit_quantizers, harden_, quantized_weights
 
 
 def _quantized(settings: Settings) -> Iterator[Result]:
@@ -25,15 +25,15 @@ def _quantized(settings: Settings) -> Iterator[Result]:
     def lap(name: str) -> Result:
         return Result(f"{what}: {name}", FIGURE, clock.lap(), "s")
 
-    model = espnet_gq.prepare(model, {"bits": 4})
+    espnet_gq.prepare(model, {"bits": 4})
     fit_quantizers(model[:1])
     yield lap(f"fitting one of {layers} layers")
     # The others get the codebook of the first: they are drawn alike.
-    first = model[0].weight_quantizer
-    for layer in model[1:]:
-        for mine, other in zip(layer.weight_quantizer.parameters(), first.parameters()):
+    first, *others = (quantizer for _, _, quantizer in quantized_weights(model))
+    for quantizer in others:
+        for mine, other in zip(quantizer.parameters(), first.parameters()):
             mine.data.copy_(other.data)
-        layer.weight_quantizer.fitted = True
+        quantizer.fitted = True
     x = torch.randn(8, size, device=device)
     model(x).square().mean().backward()
     yield lap("a forward and a backward pass")

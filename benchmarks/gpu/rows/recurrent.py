@@ -28,14 +28,14 @@ KINDS: Dict[str, Any] = {
 }
 
 
-def _layer(kind: str, size: int, bits: int) -> nn.Module:
+def _layer(kind: str, size: int, bits: int) -> nn.RNNBase:
     cls, options = KINDS[kind]
     if "proj_size" in options:
         options = dict(options, proj_size=size // 2)
     torch.manual_seed(0)
     rnn = cls(size, size, batch_first=True, **options)
     if bits:
-        rnn = espnet_gq.prepare(rnn, {"bits": bits})
+        espnet_gq.prepare(rnn, {"bits": bits})
         fit_quantizers(rnn)
     return rnn.train()
 
@@ -71,8 +71,8 @@ def _compared(kind: str, settings: Settings) -> Iterator[Result]:
 
 def _layout(kind: str) -> Iterator[Result]:
     layer = _layer(kind, 64, 0).cuda()
-    weights = [w.detach().clone() for w in layer._flat_weights]
-    layer._flat_weights = flattened(weights, layer)
+    weights = [w.detach().clone() for w in layer._flat_weights if w is not None]
+    layer._flat_weights = [*flattened(weights, layer)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         layer(torch.randn(2, 5, 64, device="cuda"))

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import torch
 
@@ -27,7 +27,7 @@ def _run(name: str, settings: Settings, dtype, interrupt: bool, path: Path):
     training = new()
     for step in range(STEPS):
         if interrupt and step == STEPS // 2:
-            parts = [training.model, training.optimizer, training.scaler]
+            parts: List[Any] = [training.model, training.optimizer, training.scaler]
             torch.save([p.state_dict() if p else None for p in parts], path)
             training = new()
             parts = [training.model, training.optimizer, training.scaler]

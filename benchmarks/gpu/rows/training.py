@@ -2,7 +2,7 @@
 accumulated gradients, gradient checkpointing."""
 
 import functools
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import torch
 from torch import nn
@@ -83,7 +83,8 @@ class Training:
 
 def _checkpointed(model: nn.Module) -> None:
     """Recompute every encoder layer in the backward pass."""
-    for layer in model.encoder.encoders:
+    encoder: Any = model.encoder
+    for layer in encoder.encoders:
         layer.forward = functools.partial(
             checkpoint, layer.forward, use_reentrant=False
         )

@@ -118,9 +118,10 @@ def call_layer(rng: random.Random) -> Callable[[], Any]:
     """Return a call of a layer in which something is wrong."""
     make, inputs = LAYERS[rng.choice(list(LAYERS))]
     prepared = espnet_gq.prepare(nn.Sequential(make()), {"bits": rng.randint(1, 8)})
-    layer = load_packed(nn.Sequential(make()), espnet_gq.pack(prepared.eval()))
-    set_mode(layer, rng.choice(["exact", "int8"]))
-    layer, given = layer[0], list(inputs())
+    model = nn.Sequential(make())
+    load_packed(model, espnet_gq.pack(prepared.eval()))
+    set_mode(model, rng.choice(["exact", "int8"]))
+    layer, given = model[0], list(inputs())
     what = rng.choice(["inputs", "inputs", "buffers", "defaults", "moved", "sequence"])
     grad, default, device = rng.random() < 0.3, torch.float32, None
     if what == "inputs":
@@ -133,7 +134,8 @@ def call_layer(rng: random.Random) -> Callable[[], Any]:
             layer(*arguments(given, layer))  # something may be remembered
         swap(rng, layer)
     elif what == "moved":
-        layer = layer.to(rng.choice([torch.float64, torch.float16, "meta"]))
+        target: Any = rng.choice([torch.float64, torch.float16, "meta"])
+        layer = layer.to(target)
     elif what == "sequence" and isinstance(layer, nn.RNNBase):
         sizes = torch.tensor([rng.randint(-1, 4) for _ in range(rng.randint(0, 5))])
         if rng.random() < 0.3:
@@ -170,7 +172,7 @@ def call_operator(rng: random.Random) -> Callable[[], Any]:
         torch.randn(5, 3, rows),
     )
     name = rng.choice(["packed_linear", "packed_values", "packed_rows", "packed_steps"])
-    given: List[Any] = {
+    by_name: Dict[str, List[Any]] = {
         "packed_linear": [x, *parts, torch.randn(rows), rows, cols, rng.random() < 0.5],
         "packed_values": [*parts, rows, cols],
         "packed_rows": [row, *parts, rows, cols],
@@ -178,7 +180,8 @@ def call_operator(rng: random.Random) -> Callable[[], Any]:
             *("LSTM", gates, h, c, parts, [torch.randn(cols, rows // 4)], None),
             *(None, rng.random() < 0.5, False, rng.random() < 0.5),
         ],
-    }[name]
+    }
+    given = by_name[name]
     for at in rng.sample(range(len(given)), rng.randint(0, 2)):
         if torch.is_tensor(given[at]):
             given[at] = change(rng, given[at])
