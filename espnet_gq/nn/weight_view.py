@@ -6,6 +6,7 @@ projection `F.linear(x, embedding.weight)`, a regularizer) has to see the same v
 while code that writes to it, or asks for its shape, means the parameter itself.
 """
 
+import copy
 from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
@@ -37,7 +38,7 @@ _DESCRIBES = frozenset(
             "is_pinned",
         ),
         *("is_shared", "is_inference", "is_same_size", "is_set_to", "__hash__"),
-        *("__repr__", "__deepcopy__", "__reduce_ex__", "register_hook", "retain_grad"),
+        *("__repr__", "register_hook", "retain_grad"),
         "register_post_accumulate_grad_hook",
     )
 )
@@ -125,6 +126,12 @@ class WeightView(torch.Tensor):
     def in_use(self) -> torch.Tensor:
         """The quantized weights, or the part of them."""
         return self._part(self._layer.weight_in_use(self._parameter_name))
+
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        return copy.deepcopy(self.latent, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.latent.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(
