@@ -137,17 +137,17 @@ class WeightView(torch.Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None
     ) -> Any:
-        kwargs = kwargs or {}
-        itself = _means_parameter(func, kwargs)
+        named: dict = kwargs or {}
+        itself = _means_parameter(func, named)
         with torch._C.DisableTorchFunctionSubclass():
-            if not itself and _name(func) in _PARTS and type(args[0]) is cls:
-                part = args[0]._smaller(lambda t: func(t, *args[1:], **kwargs))
+            if not itself and args and type(args[0]) is cls and _name(func) in _PARTS:
+                part = args[0]._smaller(lambda t: func(t, *args[1:], **named))
                 if part is not None:
                     return part
-            args, kwargs = tree_map_only(
-                WeightView, lambda v: v.latent if itself else v.in_use, (args, kwargs)
+            args, named = tree_map_only(
+                WeightView, lambda v: v.latent if itself else v.in_use, (args, named)
             )
-            return func(*args, **kwargs)
+            return func(*args, **named)
 
     def _smaller(self, step: Step) -> Optional["WeightView"]:
         """Return the part that a step makes, None where it has memory of its own."""
