@@ -248,6 +248,11 @@ def trial(spec: Spec):
     except espnet_gq.nn.finite.NotFiniteError as e:  # 16 bits overflow in training
         assert is_a_sentence(e) and spec.steps, e
         return None
+    except (RuntimeError, IndexError):
+        first = module.blocks[0]
+        if type(first) is nn.Embedding and first.sparse:  # not with all options
+            return None
+        raise
 
 
 @contextlib.contextmanager
