@@ -10,12 +10,20 @@ STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sy
 CHECKED := espnet_gq egs2 tests benchmarks experiments setup.py
 SOURCES := setup.py pyproject.toml $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
 
-.PHONY: help venv demo test lint clean
+# WHEELS=DIR installs from a folder of wheels, without network (benchmarks/gpu/README.md).
+ifdef WHEELS
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
+endif
+GPU_ARGS ?= --json gpu_check.json
+
+.PHONY: help venv demo test gpu-check lint clean
 
 help:
 	@echo "make venv   set up $(VENV) with $(PYTHON)"
 	@echo "make demo   float Conformer -> 5-bit GQ -> packed -> one table (DATA=folder)"
 	@echo "make test   run the tests"
+	@echo "make gpu-check  check on a GPU, in 8 minutes, what needs one (WHEELS=folder)"
 	@echo "make lint   black, isort, flake8, mypy, shellcheck"
 
 venv: $(STAMP)
@@ -35,6 +43,9 @@ demo: venv
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+gpu-check: venv
+	$(BIN)/python -m benchmarks.gpu.check $(GPU_ARGS)
 
 lint: venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group lint

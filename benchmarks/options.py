@@ -71,7 +71,7 @@ def check_known(
 
 
 def program() -> List[str]:
-    """Return how Python was told what to run: `-m MODULE`, or a file."""
+    """Return what Python runs: `-m MODULE`, or a file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return sys.argv[:1]

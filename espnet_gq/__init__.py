@@ -47,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _OF_ESPNET:
-        from espnet_gq.espnet import pretrained
+        from espnet_gq.espnet.sharing import pretrained
 
         return getattr(pretrained, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,15 +4,18 @@
     python3 -m espnet_gq path/to/script.py ...
 
 In an ESPnet recipe: ./run.sh --python "python3 -m espnet_gq". Worker processes see the
-plugin too.
+plugin too. In place of espnet2.bin.asr_inference_streaming this runs
+espnet_gq.bin.asr_inference_streaming.
 """
 
 import importlib.util
 import os
 import sys
 import types
+from typing import NoReturn, Optional
 
 import espnet_gq.espnet  # noqa: F401
+from espnet_gq.espnet.sharing.archive import ArchiveError
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.packing import CheckpointError
@@ -21,13 +24,18 @@ PROGRAM = "ESPNET_GQ_PROGRAM"
 """Environment variable by which the launcher hands its program's file to workers."""
 MODULE = "ESPNET_GQ_MODULE"
 """The same for the name that followed -m, empty where a script was run."""
+SERVED = {
+    "espnet2.bin.asr_inference_streaming": "espnet_gq.bin.asr_inference_streaming"
+}
+"""ESPnet's programs that one of this project takes the place of: it serves what
+ESPnet's does and more, by the same options. ESPnet's asr.sh names its own only."""
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
     "       python3 -m espnet_gq SCRIPT [ARG ...]\n"
 )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     sys.stderr.write(f"{USAGE}espnet_gq: {message}\n")
     sys.exit(2)
 
@@ -41,9 +49,10 @@ def _module_file(name: str):
             spec = importlib.util.find_spec(name)
     except ImportError as e:
         _fail(f"no module named {name} ({e})")
-    if spec is None or not hasattr(spec.loader, "get_code"):
+    loader = None if spec is None else spec.loader
+    if spec is None or loader is None or not hasattr(loader, "get_code"):
         _fail(f"no module named {name}")
-    return spec.loader.get_code(name), spec.origin, spec.parent
+    return loader.get_code(name), spec.origin, spec.parent
 
 
 def _script(path: str):
@@ -54,9 +63,22 @@ def _script(path: str):
         _fail(f"cannot open {path} ({e.strerror})")
 
 
+def _served_instead(path: str) -> Optional[str]:
+    """Return the module to run in place of a script: where it is one of SERVED."""
+    for name, ours in SERVED.items():
+        if os.path.basename(path) == f"{name.rpartition('.')[2]}.py":
+            spec = importlib.util.find_spec(name)
+            if spec is not None and os.path.realpath(path) == spec.origin:
+                return ours
+    return None
+
+
 def main() -> None:
     """Run what the command line names in place of this program."""
     args = sys.argv[1:]
+    ours = _served_instead(args[0]) if args else None
+    if ours is not None:
+        args[:1] = ["-m", ours]
     if not args or args[0] in ("-h", "--help"):
         print(__doc__ + "\n" + USAGE)
         sys.exit(0 if args else 2)
@@ -64,6 +86,7 @@ def main() -> None:
         if len(args) < 2:
             _fail("-m needs a module name")
         sys.path[0] = os.getcwd()
+        args[1] = SERVED.get(args[1], args[1])
         code, file, package = _module_file(args[1])
         sys.argv = [file] + args[2:]
     elif args[0].startswith("-"):
@@ -85,7 +108,7 @@ def main() -> None:
     sys.modules["__main__"] = program
     try:
         exec(code, program.__dict__)
-    except (GQConfigError, CheckpointError, NotFiniteError) as e:
+    except (GQConfigError, ArchiveError, CheckpointError, NotFiniteError) as e:
         sys.exit(f"espnet_gq: error: {e}")
 
 

@@ -30,6 +30,10 @@ INIT_PARAM_MODULES: Tuple[str, ...] = (
     "espnet2.torch_utils.load_pretrained_model",
     "espnet2.tasks.abs_task",  # has its own name for it where it was imported first
 )
+PACK_MODULES: Tuple[str, ...] = (
+    "espnet2.main_funcs.pack_funcs",
+    "espnet2.bin.pack",  # has its own name for it where it was imported first
+)
 RENAMED_LAYERS: Tuple[Tuple[str, str], ...] = (
     # 202611 took the positional encoding out of the subsampling's last Sequential. It
     # renames the weights when it loads them; quantizers have to follow.

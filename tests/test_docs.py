@@ -10,17 +10,26 @@ import torch
 
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq import GQConfig, prepare
-from espnet_gq.espnet import transducer_task
-from espnet_gq.espnet.decoders import DECODERS
-from espnet_gq.espnet.encoders import ENCODERS
-from espnet_gq.espnet.model import MODELS
+from espnet_gq.espnet.classes import transducer_task
+from espnet_gq.espnet.classes.decoders import DECODERS
+from espnet_gq.espnet.classes.encoders import ENCODERS
+from espnet_gq.espnet.classes.model import MODELS
 from espnet_gq.nn.prepare import harden
 from espnet_gq.packing import pack, save
 from espnet_gq.quantizer.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = ROOT / "docs/configuration.md"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = (
+    "benchmarks/README.md",
+    "benchmarks/gpu/README.md",
+    "experiments/README.md",
+    "tests/robustness/README.md",
+)
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", *READMES)),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def python_of(path):
@@ -85,7 +94,7 @@ def test_the_classes_and_keys_of_the_configuration_are_all_there_are():
     assert set(keys) == {f.name for f in fields(GQConfig)}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_names_of_the_code_exist(path):
     text = path.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -99,5 +108,7 @@ def test_files_and_names_of_the_code_exist(path):
         assert re.search(
             rf"^(def|class) {member}\b|^{member}\b", file.read_text(), re.M
         )
-    for module in re.findall(r"-m (espnet_gq\.[\w.]+)", text):
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+    rooms = "espnet_gq|benchmarks|experiments|tests"
+    for module in re.findall(rf"-m ((?:{rooms})\.[\w.]+)", text):
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists()

@@ -1,12 +1,11 @@
 """Compile the Triton kernels to machine code for GPUs that need not be there.
 
-    python benchmarks/gpu/compile_kernels.py --json compiled.json
+    python -m benchmarks.gpu.compile_kernels --json compiled.json
 
 compiles every form of both kernels for every compute capability (some five minutes on
 one core) and checks what the compiler made of each against LIMITS.
 """
 
-import argparse
 import itertools
 import re
 import subprocess
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
+from benchmarks.options import new_parser
 from espnet_gq.files import write_json
 from espnet_gq.quantizer import triton_kernel
 
@@ -137,7 +137,7 @@ def compiled(
 
 
 def _resources(cubin: bytes) -> Dict[str, int]:
-    """Return registers a thread and bytes of stack of machine code."""
+    """Return registers per thread and bytes of stack of machine code."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -166,7 +166,7 @@ def beyond_limits(figures: Dict[str, int]) -> List[str]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Compile all forms, print the most that any needs, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args(argv)
     reason = unavailable()
@@ -188,7 +188,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         f"{len(rows)} forms compiled, {failures} beyond the limits; the most of each:"
     )
     for kernel in KERNELS:
-        most = Counter()
+        most: Counter[str] = Counter()
         for row in rows:
             if row["kernel"] == kernel:
                 most |= Counter({name: row[name] for name in LIMITS})

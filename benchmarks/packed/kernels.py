@@ -18,6 +18,7 @@ from benchmarks.packed.variants import (
 )
 from benchmarks.report import median_cell, progress, spread_cell
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.native import address
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.runtime import PackedWeight
 from espnet_gq.runtime.layers import PackedLinear
@@ -165,10 +166,11 @@ def reader(threads: int, size: int) -> Callable[[], float]:
     buffer, kernels = torch.ones(size, dtype=torch.uint8), library()
     if kernels is None:
         raise RuntimeError("the packed kernels were not built")
+    where = address(buffer, torch.uint8, size, "the buffer")
 
     def read() -> float:
         start = time.perf_counter()
-        kernels.gq_read(buffer.data_ptr(), size, threads, 0)
+        kernels.gq_read(where, size, threads, 0)
         return size / (time.perf_counter() - start)
 
     read()

@@ -171,7 +171,7 @@ def import_packages() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         import espnet2.bin.asr_inference  # noqa: F401
 
-        import espnet_gq.espnet.streaming  # noqa: F401
+        import espnet_gq.espnet.inference.streaming  # noqa: F401
 
 
 def config(size: Size, variant: Variant) -> Dict[str, Any]:
@@ -339,7 +339,7 @@ def load_all(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded
 
 def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
     """Return the greedy streaming decoder of a variant, as ESPnet's options make it."""
-    from espnet_gq.espnet.streaming import Speech2TextStreaming
+    from espnet_gq.espnet.inference.streaming import Speech2TextStreaming
 
     decoder: Any = Speech2TextStreaming(
         made.config,

@@ -30,7 +30,7 @@ def transducer_step(model: Model) -> Callable[[], Any]:
     """Return a call of one step of an LSTM transducer, its states going on."""
     from espnet2.asr.transducer.beam_search_transducer import Hypothesis
 
-    from espnet_gq.espnet.chunks import RNNStream
+    from espnet_gq.espnet.inference.chunks import RNNStream
 
     encoder: Any = RNNStream(model.encoder)
     decoder = model.decoder
@@ -50,7 +50,7 @@ def transducer_step(model: Model) -> Callable[[], Any]:
 
 def block_chunk(model: Model) -> Callable[[], Any]:
     """Return a call of one chunk of a streaming Conformer, its states going on."""
-    from espnet_gq.espnet.chunks import BlockStream
+    from espnet_gq.espnet.inference.chunks import BlockStream
 
     encoder = BlockStream(model.encoder)
     numbers = torch.Generator().manual_seed(0)

@@ -8,13 +8,13 @@ max|w|.
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 import torch
 from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
-from benchmarks.espnet_models import PARTS
+from benchmarks.espnet_models import PARTS, Config
 from benchmarks.espnet_models import build as espnet_model
 from benchmarks.espnet_models import options, quantized
 from benchmarks.report import installed
@@ -93,12 +93,24 @@ class Size:
 TINY = Size(60, 32, 2, 2, 64, 7, 1, 64)
 
 
-def _espnet_model(size: Size, gq_bits: Optional[int]) -> nn.Module:
-    classes = size.classes()
+class Architecture(Protocol):
+    """What an ESPnet model is made from, such as a Size."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+
+    def classes(self) -> Dict[str, Any]:
+        """Return the classes and their arguments as in an ESPnet training config."""
+
+
+def config(architecture: Architecture, gq_bits: Optional[int]) -> Config:
+    """Return all options of a training, quantized at a bit width; None: float."""
+    classes = architecture.classes()
     if gq_bits is not None:
         gq_conf = dict(bits=gq_bits, annealing=dict(steps=100000))
         classes = quantized(classes, dict.fromkeys(PARTS, gq_conf))
-    return espnet_model(options(classes, size.vocabulary))
+    return options(classes, architecture.vocabulary)
 
 
 def _layers(
@@ -108,7 +120,7 @@ def _layers(
 
 
 def _torchao(model: nn.Module, bits: int) -> nn.Module:
-    """Fake-quantize the weights of the Linear layers, one scale an output channel."""
+    """Fake-quantize the weights of the Linear layers, one scale per output channel."""
     from torchao.quantization import quantize_
     from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 
@@ -182,7 +194,8 @@ def build(variant: Variant, size: Size, device: str) -> nn.Module:
     The same seed gives every variant the same weights: quantizers draw no numbers.
     """
     torch.manual_seed(0)
-    model = _espnet_model(size, variant.bits if variant.method == "gq" else None)
+    bits = variant.bits if variant.method == "gq" else None
+    model = espnet_model(config(size, bits))
     if variant.method == "gq":
         fit_quantizers(model)
     elif variant.method in LIBRARIES and variant.bits is not None:

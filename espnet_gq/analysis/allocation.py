@@ -219,7 +219,7 @@ def _solve(tables: Sequence[np.ndarray], budget: float) -> List[int]:
     unit = heaviest / _RESOLUTION if heaviest else 1.0
     excess = values - np.array([table[-1, 1] for table in tables])[owner]
     excess /= float(excess.max()) or 1.0
-    each = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    each: Any = csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
 
     def choice(costs: np.ndarray, limit: float, whole: bool) -> np.ndarray:
         within = LinearConstraint(weights[None] / unit, -np.inf, limit / unit)

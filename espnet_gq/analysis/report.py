@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Collection, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -135,6 +135,8 @@ class Report:
         format: "float", "qat" or "packed".
         file_bytes: Size of the file.
         parameters: Parameters of the float model.
+        buffers: Values in tensors that are no parameters, None where they are not told
+            apart and count as such.
         bits: Mean bits of a quantized parameter; 32 where none is.
         unquantized_share: Share of the parameters that are not quantized, 0 to 1.
         packed_bytes: Bytes of all tensors, quantized ones packed; a packed file has its
@@ -150,6 +152,7 @@ class Report:
     format: str
     file_bytes: int
     parameters: int
+    buffers: Optional[int]
     bits: float
     unquantized_share: float
     packed_bytes: int
@@ -159,8 +162,15 @@ class Report:
     rest: Rest
 
 
-def report(checkpoint: Checkpoint) -> Report:
+def report(
+    checkpoint: Checkpoint, parameters: Optional[Collection[str]] = None
+) -> Report:
     """Return the figures of a checkpoint and of its tensors.
+
+    Args:
+        checkpoint: The checkpoint.
+        parameters: Names of its model's parameters; without them buffers count as
+            parameters.
 
     Raises:
         ValueError: If a weight is NaN or infinite; names the tensor.
@@ -172,9 +182,11 @@ def report(checkpoint: Checkpoint) -> Report:
         rows = [
             _unquantized(checkpoint, name)
             for name, tensor in own.items()
-            if tensor.dim() >= 2 and tensor.is_floating_point()
+            if tensor.dim() >= 2
+            and tensor.is_floating_point()
+            and (parameters is None or name in parameters)
         ]
-    size = describe(checkpoint.path)
+    size = describe(checkpoint.path, parameters)
     named = {row.name for row in rows}
     others = [tensor for name, tensor in own.items() if name not in named]
     rest = Rest(
@@ -192,6 +204,7 @@ def report(checkpoint: Checkpoint) -> Report:
         format=checkpoint.format,
         file_bytes=size.file_bytes,
         parameters=size.num_params,
+        buffers=size.count.buffers,
         bits=size.bits,
         unquantized_share=1.0 - size.quantized_share,
         packed_bytes=packed,

@@ -1,19 +1,107 @@
-"""What a checkpoint file holds, and how much of it is quantized."""
+"""How many parameters a model or a checkpoint has, and how many are quantized.
+
+A checkpoint does not say which of its tensors are parameters and which are buffers
+(the mel matrix, statistics of normalization): its model does. `count` counts both;
+everything that is printed of a model's size comes from it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple, Union
+from typing import Collection, Mapping, Optional, Set, Union
 
+from torch import nn
+
+from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import (
-    QUANTIZER_KEYS,
     is_packed,
     load_state_dict,
     quantized_names,
     unpack_state_dict,
 )
+from espnet_gq.packing.stored import is_quantizer_key
 
-_QUANTIZER_SUFFIXES = tuple(f"_quantizer.{key}" for key in QUANTIZER_KEYS)
 _NOT_PARAMETERS = ("num_batches_tracked", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters of a float model; those of its quantizers do not count.
+
+    Attributes:
+        parameters: All of them; with buffers where these are not told apart.
+        quantized: Those that are quantized.
+        bits: Mean bits of a quantized parameter; 32 where none is.
+        buffers: Values in tensors that are no parameters, None where they are not told
+            apart.
+    """
+
+    parameters: int
+    quantized: int
+    bits: float
+    buffers: Optional[int]
+
+    @property
+    def share(self) -> float:
+        """Share of the parameters that are quantized, 0 to 1."""
+        return self.quantized / self.parameters if self.parameters else 0.0
+
+    def __str__(self) -> str:
+        """Return the sentence part that is printed everywhere."""
+        of = f"{100 * self.share:.1f}% of {self.parameters:,}"
+        if self.buffers is None:
+            return f"{of} parameters and buffers (no config.yaml to tell them apart)"
+        return f"{of} parameters"
+
+
+def count(
+    sizes: Mapping[str, int],
+    bits: Mapping[str, float],
+    parameters: Optional[Collection[str]],
+) -> Count:
+    """Count the parameters of a model and its quantized ones.
+
+    Args:
+        sizes: Name of each tensor of the float model -> number of its values.
+        bits: Name of each quantized tensor -> its bit width.
+        parameters: Names of the parameters, None where they are not known.
+    """
+    names = {
+        name
+        for name in sizes
+        if (
+            not name.endswith(_NOT_PARAMETERS)
+            if parameters is None
+            else name in parameters
+        )
+    }
+    total = sum(sizes[name] for name in names)
+    if parameters is not None:  # a tensor that layers share is one parameter
+        bits = {name: width for name, width in bits.items() if name in names}
+    quantized = sum(sizes[name] for name in bits)
+    weighted = sum(sizes[name] * width for name, width in bits.items())
+    return Count(
+        parameters=total,
+        quantized=quantized,
+        bits=weighted / quantized if quantized else 32.0,
+        buffers=sum(sizes.values()) - total if parameters is not None else None,
+    )
+
+
+def parameter_names(module: nn.Module) -> Set[str]:
+    """Return the names of a model's own parameters, without those of quantizers."""
+    return {name for name, _ in module.named_parameters() if "_quantizer." not in name}
+
+
+def count_module(module: nn.Module) -> Count:
+    """Count the parameters of a float or a prepared model."""
+    bits = {name: quantizer.bits for name, _, quantizer in quantized_weights(module)}
+    state = module.state_dict()
+    sizes = {
+        name: tensor.numel()
+        for name, tensor in state.items()
+        if not is_quantizer_key(name, set(bits))
+    }
+    return count(sizes, bits, parameter_names(module))
 
 
 @dataclass(frozen=True)
@@ -22,25 +110,42 @@ class Description:
 
     Attributes:
         format: "float", "qat" or "packed".
-        num_params: Parameters of the float model (buffers and the quantizers' own
-            parameters not counted).
-        quantized_share: Share of the parameters that are quantized, 0 to 1.
-        bits: Mean bits of a quantized parameter; 32 where none is.
+        count: Its parameters.
         file_bytes: Size of the file.
         expected_bytes: Sum of bits x numel / 8 over quantized tensors, and of all
             other tensors at their own precision.
     """
 
     format: str
-    num_params: int
-    quantized_share: float
-    bits: float
+    count: Count
     file_bytes: int
     expected_bytes: float
 
+    @property
+    def num_params(self) -> int:
+        """Parameters of the float model."""
+        return self.count.parameters
 
-def describe(path: Union[str, Path]) -> Description:
+    @property
+    def quantized_share(self) -> float:
+        """Share of the parameters that are quantized, 0 to 1."""
+        return self.count.share
+
+    @property
+    def bits(self) -> float:
+        """Mean bits of a quantized parameter; 32 where none is."""
+        return self.count.bits
+
+
+def describe(
+    path: Union[str, Path], parameters: Optional[Collection[str]] = None
+) -> Description:
     """Describe a float, QAT or packed checkpoint.
+
+    Args:
+        path: The file.
+        parameters: Names of its model's parameters (`parameter_names`); without them
+            buffers count as parameters.
 
     Raises:
         FileNotFoundError, ValueError: If the file cannot be read as a checkpoint.
@@ -49,30 +154,14 @@ def describe(path: Union[str, Path]) -> Description:
     packed = is_packed(state)
     if packed:
         state = unpack_state_dict(state)
-    names = quantized_names(state)
+    names = set(quantized_names(state))
     bits = {n: float(state[f"{n}_quantizer.saved_state"][0]) for n in names}
-    quantized, weighted = _totals(state, bits)
-    own = {k for k in state if k.endswith(_QUANTIZER_SUFFIXES)}
-    params = sum(
-        v.numel()
-        for k, v in state.items()
-        if k not in own and not k.endswith(_NOT_PARAMETERS)
-    )
-    rest = sum(
-        v.numel() * v.element_size()
-        for k, v in state.items()
-        if k not in own and k not in bits
-    )
+    own = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
+    counted = count({k: v.numel() for k, v in own.items()}, bits, parameters)
+    rest = sum(v.numel() * v.element_size() for k, v in own.items() if k not in names)
     return Description(
         format="packed" if packed else "qat" if names else "float",
-        num_params=params,
-        quantized_share=quantized / params if params else 0.0,
-        bits=weighted / quantized if quantized else 32.0,
+        count=counted,
         file_bytes=Path(path).stat().st_size,
-        expected_bytes=weighted / 8 + rest,
+        expected_bytes=counted.quantized * counted.bits / 8 + rest,
     )
-
-
-def _totals(state, bits) -> Tuple[int, float]:
-    numel = sum(state[n].numel() for n in bits)
-    return numel, sum(state[n].numel() * b for n, b in bits.items())

@@ -1,37 +1,130 @@
 """Decode chunk by chunk: espnet2.bin.asr_inference_streaming, and transducers too.
 
-Has ESPnet's options and output files, --transducer_conf and --quantize_asr_model.
+Has ESPnet's options and output files, and the options of espnet2.bin.asr_inference, so
+that one decoding configuration serves both. Those that cannot be followed chunk by
+chunk are refused; those that such a model's search never reads are named in the log.
 """
 
 import argparse
+import contextlib
+import logging
 import sys
-from typing import Optional, Sequence
+from typing import Any, Dict, Iterator, Optional, Sequence
 
+import espnet2.bin.asr_inference as whole
 import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import str2bool
 
-from espnet_gq.espnet.streaming import build_speech2text
+from espnet_gq.espnet.inference.streaming import (
+    build_speech2text,
+    is_transducer,
+    read_config,
+)
+
+_INT8 = ("quantize_asr_model", "quantize_modules", "quantize_dtype")
+SERVED = {
+    "transducer": (*_INT8, "quantize_lm", "transducer_conf"),
+    "attention": _INT8,
+}
+"""Options of `asr_inference` that are followed, beside those of ESPnet's streaming."""
+UNREAD = {
+    "transducer": (
+        *("ngram_file", "ngram_weight", "ctc_window_margin", "time_sync", "streaming"),
+        "hugging_face_decoder_conf",
+    ),
+    "attention": (
+        *("transducer_conf", "ngram_weight", "streaming"),
+        "hugging_face_decoder_conf",
+    ),
+}
+"""Options that change no result of these models, neither here nor there."""
+LIMITS = {"batch_size": 1, "ngpu": 1}
+"""Most that ESPnet's loop over utterances takes."""
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser: ESPnet's and two more."""
+    """Return the command line's parser: that of both of ESPnet's programs."""
     parser = espnet.get_parser()
     parser.description = __doc__
     parser.add_argument(
         "--transducer_conf",
         default=None,
-        action=NestedDictAction,
+        action=NestedDictAction,  # asr_inference takes it in its --config only
         help="The keyword arguments for transducer beam search.",
     )
-    parser.add_argument(
-        "--quantize_asr_model",
-        type=str2bool,
-        default=False,
-        help="Compute in int8: a packed model's own, PyTorch's of another transducer.",
-    )
+    known = {action.dest for action in parser._actions}
+    for action in whole.get_parser()._actions:
+        if action.dest not in known:
+            parser._add_action(action)
     return parser
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn a mistake of the user's within the block into one sentence, and end."""
+    try:
+        yield
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        # asr.sh shows the logs that have the word "error" in them.
+        sys.exit(f"asr_inference_streaming: error: {' '.join(str(e).split())}")
+
+
+def _served(further: Dict[str, Any], transducer: bool) -> Dict[str, Any]:
+    """Return the options of `asr_inference` to build with.
+
+    Args:
+        further: Its options that ESPnet's streaming decoder lacks.
+        transducer: Whether the model is a transducer.
+
+    Raises:
+        ValueError: If one that would change the result cannot be followed.
+    """
+    kind = "transducer" if transducer else "attention"
+    defaults = whole.get_parser()
+    unread = UNREAD[kind]
+    if not further["ngram_weight"]:
+        unread += ("ngram_file",)
+    served = SERVED[kind]
+    for name, value in further.items():
+        default = defaults.get_default(name)
+        if value == default or name in served:
+            continue
+        if name in unread:
+            logging.warning(
+                f"{name} is not read: it changes nothing in the search of this model "
+                f"({kind})"
+            )
+        elif name == "ngram_file":
+            raise ValueError(
+                f"ngram_file is {value}, and attention decoders have no n-gram "
+                "language model chunk by chunk; allowed: ngram_weight 0, which leaves "
+                "it out, or whole utterances (--use_streaming false)"
+            )
+        else:
+            raise ValueError(
+                f"{name} is {value!r}, which cannot be followed chunk by chunk; "
+                f"allowed: {default!r}, or whole utterances (--use_streaming false)"
+            )
+    return {name: further[name] for name in served}
+
+
+def _check(options: Dict[str, Any]) -> None:
+    """Refuse what ESPnet's loop over utterances does not have.
+
+    Raises:
+        ValueError: If one of the options is too large, or a word LM is asked for.
+    """
+    for name, most in LIMITS.items():
+        if options[name] > most:
+            raise ValueError(
+                f"{name} is {options[name]}; allowed chunk by chunk: at most {most}"
+            )
+    if options["word_lm_train_config"] is not None:
+        raise ValueError(
+            "word_lm_train_config: word language models are not served chunk by chunk; "
+            "allowed: one over the model's tokens (--use_word_lm false)"
+        )
 
 
 class InChunks:
@@ -63,17 +156,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     print(espnet.get_commandline_args(), file=sys.stderr)
     options = vars(get_parser().parse_args(cmd))
     options.pop("config", None)
-    transducer_conf = options.pop("transducer_conf")
-    int8 = options.pop("quantize_asr_model")
     length = options.pop("sim_chunk_length")
+    own = {action.dest for action in espnet.get_parser()._actions}
+    further = {name: options.pop(name) for name in set(options) - own}
+    with _sentences():
+        _check(options)
 
     def build(**kwargs):
-        try:
-            speech2text = build_speech2text(
-                transducer_conf=transducer_conf, quantize_asr_model=int8, **kwargs
-            )
-        except (OSError, ValueError, yaml.YAMLError) as e:
-            sys.exit(f"asr_inference_streaming: {' '.join(str(e).split())}")
+        with _sentences():  # not earlier: ESPnet has set the log up now
+            config = read_config(kwargs["asr_train_config"], kwargs["asr_model_file"])
+            served = _served(further, is_transducer(config))
+            speech2text = build_speech2text(**served, **kwargs)
         return InChunks(speech2text, length) if length else speech2text
 
     original = espnet.Speech2TextStreaming

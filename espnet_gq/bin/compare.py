@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
-from espnet_gq.espnet.scoring import load_units
+from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.files import write_json
+from espnet_gq.recipe.scoring import load_units
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
     records: List[Dict[str, Any]] = []
     baseline_units: Dict[str, Any] = {}
     for name, model_file, decode_dir in args.system:
-        size = describe(Path(model_file))
+        size = describe_model(Path(model_file))
         record: Dict[str, Any] = {
             "model": name,
             "format": size.format,

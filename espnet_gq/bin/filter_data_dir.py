@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.datadir import filter_data_dir
+from espnet_gq.recipe.datadir import filter_data_dir
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.datadir import format_wav_scp
+from espnet_gq.recipe.datadir import format_wav_scp
 
 
 def get_parser() -> argparse.ArgumentParser:

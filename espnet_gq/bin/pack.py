@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from espnet_gq.analysis.size import describe
-from espnet_gq.espnet.plain_config import plain_config
+from espnet_gq.espnet.inference.counting import describe_model
+from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.files import write_text
 from espnet_gq.packing import (
     harden_state_dict,
@@ -18,6 +18,8 @@ from espnet_gq.packing import (
     save,
     unpack_state_dict,
 )
+
+CONFIG = "config.yaml"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -91,19 +93,18 @@ def main(cmd=None) -> None:
         if args.format == "packed":
             save(pack_state_dict(state), output)
         else:
-            source = Path(config) if config else model.with_name("config.yaml")
+            source = Path(config) if config else model.with_name(CONFIG)
             if source.exists():
                 _write_config(source, output.with_suffix(".yaml"))
             save(harden_state_dict(state), output)
     except (OSError, ValueError) as e:
         sys.exit(f"espnet_gq.bin.pack: {model}: {e}")
-    size = describe(output)
+    size = describe_model(output, args.asr_train_config or model.with_name(CONFIG))
     line = f"wrote {output}: {size.file_bytes:,} bytes"
     if args.format == "packed":
         line += (
-            f", {100 * size.quantized_share:.1f}% of {size.num_params:,} parameters at "
-            f"{size.bits:.2f} bits, {size.file_bytes / size.expected_bytes:.3f} of the "
-            "sum of its tensors"
+            f", {size.count} at {size.bits:.2f} bits, "
+            f"{size.file_bytes / size.expected_bytes:.3f} of the sum of its tensors"
         )
     print(line)
 

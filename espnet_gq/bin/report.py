@@ -10,6 +10,7 @@ from espnet_gq.analysis import plots
 from espnet_gq.analysis.report import Checkpoint, Report, TensorReport, report
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.espnet.inference.counting import parameters_of
 from espnet_gq.files import write_json
 
 
@@ -28,6 +29,12 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         type=Path,
         help="a float, quantization-aware or packed checkpoint",
+    )
+    parser.add_argument(
+        "--asr_train_config",
+        type=Path,
+        help="config.yaml of the training, which tells parameters from buffers; "
+        "default: config.yaml beside the checkpoint, where there is one",
     )
     parser.add_argument(
         "--plots",
@@ -94,18 +101,22 @@ def table(result: Report) -> str:
 def totals(result: Report) -> str:
     """Return the figures of the whole checkpoint, a line each."""
     names = ("quantized", "unquantized", "packed")
-    bits = f" at {result.bits:.2f} effective bits"
+    quantized = 100 * (1 - result.unquantized_share)
+    bits = f" ({quantized:.1f}%) at {result.bits:.2f} effective bits"
     smaller = (
         f", {result.compression:.2f} x smaller than float32 "
         f"({result.float32_bytes:,} bytes)"
     )
     if result.format == "float":
         names, bits, smaller = ("matrices", "others", "values"), "", ""
+    what = f"parameters and {result.buffers or 0:,} values in buffers"
+    if result.buffers is None:
+        what = "parameters and buffers (no config.yaml to tell them apart)"
     listed = sum(t.parameters for t in result.tensors)
     share = result.rest.parameters / max(result.parameters, 1)
     return "\n".join(
         [
-            f"{result.checkpoint}: {result.format}, {result.parameters:,} parameters, "
+            f"{result.checkpoint}: {result.format}, {result.parameters:,} {what}, "
             f"{result.file_bytes:,} bytes",
             f"{names[0]}: {listed:,} parameters in {len(result.tensors)} tensors"
             f"{bits}, {sum(t.bytes for t in result.tensors):,} bytes",
@@ -163,7 +174,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             )
         sensitivity = args.sensitivity and Sensitivity.read(args.sensitivity)
         checkpoint = Checkpoint.read(args.checkpoint)
-        result = report(checkpoint)
+        parameters = parameters_of(args.checkpoint, args.asr_train_config)
+        result = report(checkpoint, parameters)
         print(table(result))
         print()
         print(totals(result))

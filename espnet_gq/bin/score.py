@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.scoring import SCTK, find_sclite, results_markdown, score_set
 from espnet_gq.files import write_text
+from espnet_gq.recipe.scoring import SCTK, find_sclite, results_markdown, score_set
 
 
 def get_parser() -> argparse.ArgumentParser:

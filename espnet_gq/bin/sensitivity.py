@@ -22,7 +22,7 @@ from espnet_gq.analysis.sensitivity import (
     measure,
     unquantized_size,
 )
-from espnet_gq.espnet.validation import TASKS, Validation, load_validation
+from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
 
 
 def _triple(text: str) -> Tuple[str, str, str]:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.datadir import read_table
 from espnet_gq.files import write_text, written_aside
+from espnet_gq.recipe.datadir import read_table
 
 
 def get_parser() -> argparse.ArgumentParser:

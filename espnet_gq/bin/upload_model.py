@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.sharing import upload_model
+from espnet_gq.espnet.sharing.model_zip import upload_model
 
 
 def get_parser() -> argparse.ArgumentParser:

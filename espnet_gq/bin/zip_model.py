@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_gq.espnet.sharing import zip_model
+from espnet_gq.espnet.sharing.model_zip import zip_model
 
 
 def get_parser() -> argparse.ArgumentParser:

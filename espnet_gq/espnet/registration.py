@@ -5,16 +5,17 @@ import importlib.abc
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Dict
+from typing import Any, Callable, Dict, Mapping, Type
 
 from espnet_gq._compat import (
     ASR_TASK_MODULES,
     AVERAGING_MODULES,
     INIT_PARAM_MODULES,
     LIGHTNING_CLASSES,
+    PACK_MODULES,
     TRANSDUCER_TASK_MODULES,
 )
-from espnet_gq.espnet.transducer_loss import provide_when_missing
+from espnet_gq.espnet.training.transducer_loss import provide_when_missing
 
 
 def register_asr(task_module: ModuleType) -> None:
@@ -23,9 +24,9 @@ def register_asr(task_module: ModuleType) -> None:
     Raises:
         RuntimeError: If ESPnet already has a class under one of the names.
     """
-    from espnet_gq.espnet.decoders import DECODERS
-    from espnet_gq.espnet.encoders import ENCODERS
-    from espnet_gq.espnet.model import MODELS
+    from espnet_gq.espnet.classes.decoders import DECODERS
+    from espnet_gq.espnet.classes.encoders import ENCODERS
+    from espnet_gq.espnet.classes.model import MODELS
 
     _add(task_module.encoder_choices, ENCODERS)
     _add(task_module.decoder_choices, DECODERS)
@@ -40,7 +41,7 @@ def _build_transducers(task_module: ModuleType) -> None:
     The task tells a transducer, and that a joint network is needed, by the decoder's
     name: for the time of building, "transducer" is the quantized class.
     """
-    from espnet_gq.espnet.decoders import GQTransducerDecoder
+    from espnet_gq.espnet.classes.decoders import GQTransducerDecoder
 
     original = task_module.ASRTask.build_model.__func__
     if getattr(original, "gq", False):
@@ -58,7 +59,7 @@ def _build_transducers(task_module: ModuleType) -> None:
         finally:
             args.decoder, classes["transducer"] = name, plain
 
-    build_model.gq = True
+    setattr(build_model, "gq", True)
     task_module.ASRTask.build_model = classmethod(build_model)
 
 
@@ -69,7 +70,7 @@ def register_transducer(task_module: ModuleType) -> None:
         RuntimeError: If ESPnet already has a class under one of the names, or no
             longer builds its model from the names that are replaced.
     """
-    from espnet_gq.espnet import transducer_task as ours
+    from espnet_gq.espnet.classes import transducer_task as ours
 
     _add(task_module.decoder_choices, ours.DECODERS)
     for name, cls in (
@@ -85,15 +86,16 @@ def register_transducer(task_module: ModuleType) -> None:
     _extend(task_module.ASRTransducerTask)
 
 
-def _extend(task: type) -> None:
-    from espnet_gq.espnet.aside import write_config_aside
-    from espnet_gq.espnet.audio import check_before_decoding
-    from espnet_gq.espnet.loading import extend_build_model_from_file
-    from espnet_gq.espnet.options import check_at_start
-    from espnet_gq.espnet.trainer import GQTrainer
+def _extend(task: Type[Any]) -> None:
+    from espnet_gq.espnet.inference.audio import check_before_decoding
+    from espnet_gq.espnet.inference.loading import extend_build_model_from_file
+    from espnet_gq.espnet.training.atomic_files import write_config_aside
+    from espnet_gq.espnet.training.options import check_at_start, check_when_building
+    from espnet_gq.espnet.training.trainer import GQTrainer
 
     task.trainer = GQTrainer
     check_at_start(task)
+    check_when_building(task)
     write_config_aside(task)
     extend_build_model_from_file(task)
     check_before_decoding(task)
@@ -103,7 +105,7 @@ def register_lightning(module: ModuleType) -> None:
     """Register with one of ESPnet's Lightning modules (see LIGHTNING_CLASSES)."""
     import torch
 
-    from espnet_gq.espnet.lightning import bring_callback
+    from espnet_gq.espnet.training.lightning import bring_callback
 
     bring_callback(getattr(module, dict(LIGHTNING_CLASSES)[module.__name__]))
     # Lightning stores ESPnet's options in its checkpoints. torch.load, which runs no
@@ -113,35 +115,44 @@ def register_lightning(module: ModuleType) -> None:
 
 def register_averaging(module: ModuleType) -> None:
     """Register with one of the modules that average checkpoints for Lightning."""
-    from espnet_gq.espnet.aside import average_aside
+    from espnet_gq.espnet.training.atomic_files import average_aside
 
     average_aside(module.AverageCheckpointsCallback)
 
 
 def register_results(module: ModuleType) -> None:
     """Register with espnet2.fileio.datadir_writer."""
-    from espnet_gq.espnet.aside import write_results_aside
+    from espnet_gq.espnet.training.atomic_files import write_results_aside
 
     write_results_aside(module)
 
 
+def register_sharing(module: ModuleType) -> None:
+    """Register with one of the modules that have ESPnet's `pack` (PACK_MODULES)."""
+    from espnet_gq.espnet.sharing.model_zip import share_from_stage_14
+
+    share_from_stage_14(module)
+
+
 def register_init_param(module: ModuleType) -> None:
     """Register with one of the modules that load --init_param (INIT_PARAM_MODULES)."""
-    from espnet_gq.espnet.loading import check_init_param
+    from espnet_gq.espnet.inference.loading import check_init_param
 
     check_init_param(module)
 
 
-REGISTER = {name: register_asr for name in ASR_TASK_MODULES}
+REGISTER: Dict[str, Callable[[ModuleType], None]] = {}
+REGISTER.update({name: register_asr for name in ASR_TASK_MODULES})
 REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
 REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
 REGISTER.update({name: register_averaging for name in AVERAGING_MODULES})
 REGISTER.update({name: register_init_param for name in INIT_PARAM_MODULES})
 REGISTER["espnet2.fileio.datadir_writer"] = register_results
+REGISTER.update({name: register_sharing for name in PACK_MODULES})
 """ESPnet's modules to extend, and what to do once one of them is imported."""
 
 
-def _add(choices, classes: Dict[str, type]) -> None:
+def _add(choices, classes: Mapping[str, type]) -> None:
     for name, cls in classes.items():
         known = choices.classes.setdefault(name, cls)
         if known is not cls:

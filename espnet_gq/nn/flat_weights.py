@@ -131,7 +131,7 @@ def _cudnn_layout(
             *(get_cudnn_mode(mode), hidden_size, proj_size, num_layers),
             *(False, bidirectional),
         )
-        return Layout(tuple(w.storage_offset() for w in empty), buffer.numel())
+        return Layout(tuple(int(w.storage_offset()) for w in empty), buffer.numel())
 
 
 class _Flattened(torch.autograd.Function):
@@ -145,7 +145,9 @@ class _Flattened(torch.autograd.Function):
         # Tensors on the storage, not views of a tensor: autograd has rules for views
         # that do not apply to weights.
         views = [
-            weight.new_empty(0).set_(storage, offset, weight.shape)
+            weight.new_empty(0).set_(
+                storage, offset, weight.shape  # type: ignore[call-overload]
+            )
             for weight, offset in zip(weights, where.offsets)
         ]
         torch._foreach_copy_(views, [w.detach() for w in weights])

@@ -54,14 +54,14 @@ class QuantizedLayer(nn.Module):
         Returns:
             The layer.
         """
-        layer.__class__ = cls  # type: ignore[assignment]
+        layer.__class__ = cls
         for name, quantizer in quantizers.items():
             quantizer.train(layer.training)
             layer.add_module(name + SUFFIX, quantizer)
         return cast(QuantizedLayer, layer)
 
     def to_float(self) -> nn.Module:
-        """Turn the layer into the float one with every weight on its centroid, in place.
+        """Turn the layer, in place, into the float one with hardened weights.
 
         Returns:
             The layer, which then has new parameters.
@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
         for key, quantizer in self._modules.items():
             name = key.removesuffix(SUFFIX)
             if name != key:
-                yield name, self.latent_weight(name), quantizer
+                yield name, self.latent_weight(name), cast(Quantizer, quantizer)
 
     def latent_weight(self, name: str = "weight") -> nn.Parameter:
         """Return a parameter as it is trained, before it is quantized.
@@ -204,9 +204,10 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     """Embedding, weight (num_embeddings, embedding_dim) quantized.
 
-    The row of `padding_idx` is quantized like any other: GQ's codebooks have no zero,
-    so with one scale per tensor padding is embedded as the smallest centroids. With one
-    per channel a row of zeros stays next to nothing.
+    The row of `padding_idx` is quantized like any other. A codebook with a zero (LSQ's,
+    the ternary one at 2 bits) keeps it zero. The others have none: with one scale per
+    tensor, padding is embedded as the centroids nearest to zero; with one per channel
+    the scale of that row is next to nothing, zero in effect.
 
     `max_norm` limits the rows that are looked up: in training the parameter's own, as
     nn.Embedding does, and always the quantized ones. Gradients are dense where `sparse`
@@ -222,7 +223,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         return super().from_float(layer, quantizers)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Evaluation computes as the hardened layer does, whose rows are quantized first.
+        # Evaluation is that of the hardened layer, whose rows are quantized first.
         if self.max_norm is not None and self.training:
             with torch.no_grad():  # in place, as nn.Embedding does
                 weight, rows = self.latent_weight(), input.reshape(-1).contiguous()

@@ -102,7 +102,7 @@ def _weights(modules: Mapping[nn.Module, List[str]]) -> List[_Weight]:
     for layer, names in modules.items():
         cls = QUANTIZED.get(type(layer))
         for weight, gates in cls.gates(layer).items() if cls else ():
-            parameter = layer._parameters[weight]
+            parameter = layer.get_parameter(weight)
             entry = found.setdefault(
                 id(parameter), _Weight(parameter, [], [], len(parameter), gates)
             )
@@ -147,15 +147,15 @@ def prepare(
     for weight in weights:
         rule = weight.rule(config)
         outsiders = _outsiders(modules, weight)
-        if rule is not None and rule.float:
+        options = config.options(rule)
+        if rule is not None and options is None:
             reasons[id(weight.parameter)] = f"{RULE}{shown(rule.pattern)}"
-            continue
-        if outsiders:
+        elif outsiders:
             reasons[id(weight.parameter)] = (
                 f"a {outsiders[0]}, which has no quantized form, uses the same tensor"
             )
+        if options is None or outsiders:
             continue
-        options = config.options(rule)
         try:
             quantizer = create(
                 channels=weight.channels, gates=weight.gates, **options
@@ -209,8 +209,9 @@ def _check_rules(
         for weight, _, quantizer in layer.quantized()
         for name in layer_names
     ]
+    present = [*names, *((name, weight) for name, weight, _ in done)]
     for rule in config.rules:
-        if any(rule.matches(*name[:2]) for name in (*names, *done)):
+        if any(rule.matches(*name) for name in present):
             continue
         others = [
             type(child).__name__
@@ -225,16 +226,16 @@ def _check_rules(
         if others:
             raise GQConfigError(
                 f"gq_conf.rules: pattern {shown(rule.pattern)} matches only "
-                f"{', '.join(sorted(set(others)))}, which cannot be quantized; allowed: "
-                f"a pattern for one of {_examples(names)}"
+                f"{', '.join(sorted(set(others)))}, which cannot be quantized; "
+                f"allowed: a pattern for one of {_examples(names)}"
             )
         raise GQConfigError(
             f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
             f"allowed: a pattern for one of {_examples(names)}"
         )
     for name, weight, bits in done:
-        rule = next((r for r in config.rules if r.matches(name, weight)), None)
-        if rule is None or not rule.float:
+        first = next((r for r in config.rules if r.matches(name, weight)), None)
+        if first is None or not first.float:
             raise GQConfigError(
                 f"gq_conf: {name or 'the module'} is quantized already, to {bits} "
                 "bits; allowed: to prepare a module once, a rule with float: true for "
@@ -294,10 +295,10 @@ def harden_(module: nn.Module) -> nn.Module:
     hardened: Dict[int, Tuple[nn.Parameter, nn.Parameter]] = {}
     for layer in layers:
         before = {name: weight for name, weight, _ in layer.quantized()}
-        layer.to_float()
+        in_float = layer.to_float()
         for name, weight in before.items():
             _, first = hardened.setdefault(
-                id(weight), (weight, layer._parameters[name])
+                id(weight), (weight, in_float.get_parameter(name))
             )
             setattr(layer, name, first)
     for child in module.modules():
@@ -358,7 +359,7 @@ class Progress:
 
 @torch.no_grad()
 def progress(module: nn.Module) -> Progress:
-    """Measure how far the annealing has come; takes two passes over the weights."""
+    """Measure how far the annealing has come; takes three passes over a sample."""
     total: Dict[str, float] = {}
     alphas, bits = [], 0.0
     for _, weight, quantizer in quantized_weights(module):

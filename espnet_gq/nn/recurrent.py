@@ -6,7 +6,7 @@ granularity "gate" each gate has a scale of its own.
 """
 
 import weakref
-from typing import Any, Dict
+from typing import Any, Dict, TypeVar, cast
 
 from torch import nn
 
@@ -16,13 +16,16 @@ from espnet_gq.nn.layers import QuantizedLayer, matrices
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 
 
+_Layer = TypeVar("_Layer", bound=nn.Module)
+
+
 def _all_or_none(layer: nn.Module, gates: Dict[str, int]) -> Dict[str, int]:
     """Return the matrices, none where one of them is re-parametrized (weight norm)."""
     found = matrices(layer, gates)
     return found if len(found) == len(gates) else {}
 
 
-def _for_one_call(layer: nn.Module, **attributes: Any) -> nn.Module:
+def _for_one_call(layer: _Layer, **attributes: Any) -> _Layer:
     """Return a second instance of a layer with some attributes of its own.
 
     Everything else is shared. Threads that call the layer at once do not see each
@@ -38,10 +41,11 @@ class QuantizedRNNBase(QuantizedLayer):
     """What the quantized LSTM and GRU share."""
 
     @staticmethod
-    def gates(layer: nn.RNNBase) -> Dict[str, int]:
+    def gates(layer: nn.Module) -> Dict[str, int]:
         """Return the weight matrices of all layers and directions, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        names = [n for n in layer._flat_weights_names if n.startswith("weight")]
+        flat = cast(nn.RNNBase, layer)._flat_weights_names
+        names = [n for n in flat if n.startswith("weight")]
         gates = {n: 1 if n.startswith("weight_hr") else stacked for n in names}
         return _all_or_none(layer, gates)
 
@@ -50,7 +54,7 @@ class QuantizedRNNBase(QuantizedLayer):
         # quantized weights.
         weights = [self.weight_in_use(n) for n in self._flat_weights_names]
         if weights[0].is_cuda:
-            weights = flattened(weights, self)
+            weights = flattened(weights, cast(nn.RNNBase, self))
         call = _for_one_call(self, _flat_weights=weights)
         return super(QuantizedRNNBase, call).forward(input, hx)
 
@@ -74,7 +78,7 @@ class QuantizedRNNBase(QuantizedLayer):
     def to_float(self) -> nn.Module:
         """Turn the layer into the float one, see `QuantizedLayer`."""
         layer = super().to_float()
-        layer._init_flat_weights()
+        cast(nn.RNNBase, layer)._init_flat_weights()
         return layer
 
 
@@ -101,7 +105,7 @@ class QuantizedCell(QuantizedLayer):
     """What the quantized cells share."""
 
     @staticmethod
-    def gates(layer: nn.RNNCellBase) -> Dict[str, int]:
+    def gates(layer: nn.Module) -> Dict[str, int]:
         """Return the two weight matrices, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
         return _all_or_none(layer, {"weight_ih": stacked, "weight_hh": stacked})

@@ -6,14 +6,26 @@ projection `F.linear(x, embedding.weight)`, a regularizer) has to see the same v
 while code that writes to it, or asks for its shape, means the parameter itself.
 """
 
-from typing import Any, Optional
+import copy
+from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
 
 import torch
-from torch import nn
 from torch.utils._pytree import tree_map_only
+
+if TYPE_CHECKING:
+    from espnet_gq.nn.layers import QuantizedLayer
 
 _COMPUTED = frozenset(("T", "mT", "H", "mH", "real", "imag"))
 """Attributes of a tensor whose values are computed from it."""
+_PARTS = frozenset(
+    (
+        *("__getitem__", "select", "narrow", "diagonal", "detach", "view", "view_as"),
+        *("reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "T"),
+        *("t", "transpose", "swapaxes", "swapdims", "permute", "movedim", "mT"),
+    )
+)
+"""Operations that may return a part, or another form, of the memory of a tensor: what
+is written to it is written to the tensor."""
 _DESCRIBES = frozenset(
     (
         *("size", "dim", "ndimension", "numel", "nelement", "stride", "__len__"),
@@ -26,7 +38,7 @@ _DESCRIBES = frozenset(
             "is_pinned",
         ),
         *("is_shared", "is_inference", "is_same_size", "is_set_to", "__hash__"),
-        *("__repr__", "__deepcopy__", "__reduce_ex__", "register_hook", "retain_grad"),
+        *("__repr__", "register_hook", "retain_grad"),
         "register_post_accumulate_grad_hook",
     )
 )
@@ -43,12 +55,19 @@ _WRITES = frozenset(
 )
 
 
+def _name(func: Any) -> str:
+    """Return the name of an operation, or of the attribute that it reads."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", name)
+    return name
+
+
 def _means_parameter(func: Any, kwargs: Any) -> bool:
     """Return whether an operation describes or writes to the tensor it is called on."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
-        attribute = getattr(getattr(func, "__self__", None), "__name__", "")
-        return attribute not in _COMPUTED
+        return _name(func) not in _COMPUTED
     if name == "__set__" or name in _DESCRIBES or kwargs.get("out") is not None:
         return True
     if name.startswith("__"):
@@ -56,41 +75,85 @@ def _means_parameter(func: Any, kwargs: Any) -> bool:
     return name.endswith("_")
 
 
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
 class WeightView(torch.Tensor):
-    """A quantized layer's attribute for one of its parameters.
+    """A quantized layer's attribute for one of its parameters, or a part of it.
 
     Operations that compute with it use the quantized weights, with their gradient;
     `.data`, `.grad`, `.shape` and the like, and everything that writes in place, are
-    the parameter's own. The parameter itself is in `layer.parameters()`.
+    the parameter's own, also through a part such as `layer.weight[0]`. The parameter
+    itself is in `layer.parameters()`.
     """
 
-    _layer: nn.Module
+    _layer: "QuantizedLayer"
     _parameter_name: str
+    _steps: Tuple[Step, ...]
+    """What makes this part of the parameter."""
 
     @classmethod
-    def of(cls, layer: nn.Module, name: str, parameter: torch.Tensor) -> "WeightView":
-        """Return the view of a layer's parameter; it shares the parameter's memory."""
-        view = parameter.detach().as_subclass(cls)
-        view._layer, view._parameter_name = layer, name
+    def of(
+        cls,
+        layer: "QuantizedLayer",
+        name: str,
+        memory: torch.Tensor,
+        steps: Tuple[Step, ...] = (),
+    ) -> "WeightView":
+        """Return a view of a layer's parameter.
+
+        Args:
+            layer: The layer.
+            name: The parameter's name in it.
+            memory: The parameter, or the part of it; the view shares its memory.
+            steps: Operations that make the part of the parameter.
+        """
+        view = memory.detach().as_subclass(cls)
+        view._layer, view._parameter_name, view._steps = layer, name, steps
         return view
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        for step in self._steps:
+            whole = step(whole)
+        return whole
 
     @property
     def latent(self) -> torch.Tensor:
-        """The parameter itself, as it is trained."""
-        return self._layer.latent_weight(self._parameter_name)
+        """The parameter itself, as it is trained, or the part of it."""
+        return self._part(self._layer.latent_weight(self._parameter_name))
+
+    @property
+    def in_use(self) -> torch.Tensor:
+        """The quantized weights, or the part of them."""
+        return self._part(self._layer.weight_in_use(self._parameter_name))
+
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        return copy.deepcopy(self.latent, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.latent.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None
     ) -> Any:
-        kwargs = kwargs or {}
-        itself = _means_parameter(func, kwargs)
-
-        def replaced(view: "WeightView") -> torch.Tensor:
-            if itself:
-                return view.latent
-            return view._layer.weight_in_use(view._parameter_name)
-
+        named: dict = kwargs or {}
+        itself = _means_parameter(func, named)
         with torch._C.DisableTorchFunctionSubclass():
-            args, kwargs = tree_map_only(WeightView, replaced, (args, kwargs))
-            return func(*args, **kwargs)
+            if not itself and args and type(args[0]) is cls and _name(func) in _PARTS:
+                part = args[0]._smaller(lambda t: func(t, *args[1:], **named))
+                if part is not None:
+                    return part
+            args, named = tree_map_only(
+                WeightView, lambda v: v.latent if itself else v.in_use, (args, named)
+            )
+            return func(*args, **named)
+
+    def _smaller(self, step: Step) -> Optional["WeightView"]:
+        """Return the part that a step makes, None where it has memory of its own."""
+        memory = step(self.latent.detach())
+        whole = self._layer.latent_weight(self._parameter_name)
+        if memory.untyped_storage()._cdata != whole.untyped_storage()._cdata:
+            return None
+        steps = (*self._steps, step)
+        return self.of(self._layer, self._parameter_name, memory, steps)

@@ -19,8 +19,8 @@ weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (comp
 float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}
 and holds its little-endian values. Every entry is filled with zeros to a multiple of 4
 bytes. Two kinds of entry hold nothing in `data`: {"name", "same_as"} is the quantized
-tensor of an earlier entry once more (a tensor that layers share), {"name", "extra"} what
-a module's `get_extra_state` returned, as JSON.
+tensor of an earlier entry once more (a tensor that layers share), {"name", "extra"}
+what a module's `get_extra_state` returned, as JSON.
 """
 
 import hashlib
@@ -98,7 +98,8 @@ def _check_state(
     Raises:
         NotFiniteError: If one is not; names it.
     """
-    strict, rest = [], []
+    strict: List[Tuple[str, torch.Tensor]] = []
+    rest: List[Tuple[str, torch.Tensor]] = []
     for key, value in state.items():
         if torch.is_tensor(value):
             known = buffers is not None and key not in buffers
@@ -156,6 +157,7 @@ def pack_state_dict(
         )
     _check_state(state, names, buffers)
     entries: List[Dict[str, Any]] = []
+    entry: Dict[str, Any]
     chunks, version = [], 1
     contents: Dict[Tuple[str, bytes], str] = {}
     for key, tensor in state.items():
@@ -173,7 +175,7 @@ def pack_state_dict(
             entry = {"bits": stored.bits, "scales": log_scale.numel()}
             book = stored.log_mu
             if book is None:
-                book, version = stored.centroids, max(version, 2)
+                book, version = stored.codebook, max(version, 2)
                 entry["levels"] = book.numel()
             content = (
                 book.cpu().numpy().astype("<f4").tobytes()
@@ -291,7 +293,10 @@ class _Data:
     def __init__(self, packed, header: bytes, file: Optional[IO[bytes]]):
         self.size = packed["data"].numel()
         self.sha256 = packed.get("sha256")
-        self.array = packed["data"].cpu().numpy() if file is None else None
+        self.array = np.empty(0, np.uint8)
+        """The data in memory, empty where a file has them."""
+        if file is None:
+            self.array = packed["data"].cpu().numpy()
         self.file = file
         self.at = 0
         self.digest = hashlib.sha256(header)
@@ -310,7 +315,7 @@ class _Data:
             if taken.size != nbytes:
                 raise PackedFormatError("the file ends before the last tensor")
         self.at += nbytes
-        self.digest.update(taken)
+        self.digest.update(taken.data)
         return taken
 
     def finish(self) -> None:
@@ -351,11 +356,12 @@ def tensors(
     data = _Data(packed, header, file)
     if file is None:  # in memory: say that it is damaged before what is wrong with it
         whole = hashlib.sha256(header)
-        whole.update(data.array)
+        whole.update(data.array.data)
         if whole.hexdigest() != data.sha256:
             raise PackedFormatError("the checksum does not match: the file is damaged")
     repeated = [e["same_as"] for e in entries if isinstance(e, dict) and "same_as" in e]
     known: Dict[str, QuantizedTensor] = {}
+    value: Optional[Stored]
     for entry in entries:
         try:
             if isinstance(entry, dict) and "same_as" in entry:
@@ -406,17 +412,18 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
         else:
             quantizer = StoredQuantizer(bits, log_scale, centroids=book)
         stream = data.take(packed_size(numel, bits))
-        value = QuantizedTensor(shape, quantizer, stream)
+        value: Stored = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
             raise PackedFormatError(f"unknown type {shown(entry['dtype'])}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
-        value = torch.empty(shape, dtype=dtype)  # torch views no array without values
+        plain = torch.empty(shape, dtype=dtype)  # torch views no array without values
         if numel:
-            value = torch.from_numpy(raw).view(dtype).view(shape)
-        if is_weight(name) and not_finite([(name, value)]):
+            plain = torch.from_numpy(raw).view(dtype).view(shape)
+        if is_weight(name) and not_finite([(name, plain)]):
             raise PackedFormatError("it holds NaN or infinite values")
+        value = plain
     data.take(-(data.at - start) % 4)
     return name, value
 

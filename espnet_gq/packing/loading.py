@@ -132,7 +132,7 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
     for module in model.modules():
         # Some of ESPnet's decoders remember the device they were built on.
         if getattr(module, "device", None) == torch.device("meta"):
-            module.device = torch.device("cpu")
+            setattr(module, "device", torch.device("cpu"))
     for name, parameter in model.named_parameters():
         if parameter.device.type == "meta":
             raise ValueError(f"it has no weight for '{name}', which is to be quantized")
@@ -154,7 +154,7 @@ def _convert(
     dtypes: Sequence[Tuple[nn.Module, str, torch.dtype]],
     weights: Mapping[int, PackedWeight],
 ) -> None:
-    """Give loaded tensors the types that the model had, as loading a state dict does."""
+    """Give loaded tensors the types of the model, as loading a state dict does."""
     for module, name, dtype in dtypes:
         parameter = module._parameters.get(name)
         if parameter is None:

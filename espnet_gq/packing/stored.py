@@ -53,9 +53,11 @@ class StoredQuantizer:
     @property
     def codebook(self) -> torch.Tensor:
         """Centroids c, at most 2^bits, float32."""
-        if self.log_mu is None:
-            return self.centroids
-        return codebook(self.log_mu, self.bits)[0]
+        if self.log_mu is not None:
+            return codebook(self.log_mu, self.bits)[0]
+        if self.centroids is None:
+            raise ValueError("a quantizer has neither log_mu nor centroids")
+        return self.centroids
 
     def state(self, name: str) -> StateDict:
         """Return it as a state dict holds it."""

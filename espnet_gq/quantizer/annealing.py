@@ -61,9 +61,18 @@ class Annealing:
         return Annealing(start, end, self.curve, self.steps, self.warmup_steps)
 
     def alpha(self, step: int, total_steps: int) -> float:
-        """Return alpha after `step` of `total_steps` optimizer steps (start to end)."""
+        """Return alpha after `step` of `total_steps` optimizer steps (start to end).
+
+        Raises:
+            ValueError: If start or end is None, which `resolve` replaces.
+        """
+        start, end = self.start, self.end
+        if start is None or end is None:
+            raise ValueError(
+                f"annealing.start is {start}, annealing.end {end}; allowed: numbers"
+            )
         span = max(total_steps - self.warmup_steps, 1)
         progress = min(max(step - self.warmup_steps, 0) / span, 1.0)
         if self.curve == "linear":
-            return self.start + progress * (self.end - self.start)
-        return self.start * math.exp(progress * math.log(self.end / self.start))
+            return start + progress * (end - start)
+        return start * math.exp(progress * math.log(end / start))

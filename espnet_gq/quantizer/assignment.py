@@ -16,7 +16,7 @@ is at most
 
     epsilon(alpha) = 2 * sum_{m >= 2} exp(-alpha m^2)   <  2.1 exp(-4 alpha)  (alpha>=1)
 
-and, all centroids lying in [-s, s], |soft - soft_exact| <= 2 s epsilon(alpha): 2.6e-5 s
+and, all centroids lying in [-s, s], |soft - soft_exact| <= 2 s epsilon(alpha): 2.5e-5 s
 at alpha = 3. The slope d soft/dv = 2 alpha Cov_p(j, c_j) s is within
 `truncation_bound` of the exact one. Memory and time are O(numel) at every bit width.
 

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import threading
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
@@ -61,7 +61,7 @@ def read_state(saved: torch.Tensor) -> State:
 def _digest(w: torch.Tensor) -> bytes:
     """Return a digest of the values of a tensor."""
     values = w.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(values.numpy()).digest()
+    return hashlib.sha256(values.numpy().data).digest()
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -154,6 +154,11 @@ class Quantizer(nn.Module):
         """Return the granularity where none is given."""
         return "tensor"
 
+    @staticmethod
+    def _spare_decay(parameter: nn.Parameter) -> None:
+        """Mark a parameter that weight decay must not pull to 0."""
+        setattr(parameter, "_no_weight_decay", True)
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}, granularity={self.granularity}"
 
@@ -190,7 +195,7 @@ class Quantizer(nn.Module):
         return known[2]
 
     @torch.no_grad()
-    def _set_state(self, **values: float) -> None:
+    def _set_state(self, **values: Any) -> None:
         state = self._state()._replace(**values)
         saved = self.saved_state
         for index, name in enumerate(State._fields):
@@ -329,6 +334,7 @@ class Quantizer(nn.Module):
                 f"{self.bits} bits)."
             )
 
+    @torch.compiler.disable  # what it does depends on the step
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """Return the weights to compute with, of the shape and type of w.
 
@@ -337,6 +343,8 @@ class Quantizer(nn.Module):
         """
         if type(w) is not nn.Parameter:
             w = getattr(w, "latent", w)
+        if w.is_meta:
+            return w
         if not self.training:
             if self._provisional is None:
                 self._warn_unfitted()

@@ -7,7 +7,7 @@ PyTorch functions of `assignment`, whose results these reproduce.
 import ctypes
 import functools
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, List, Optional, Tuple, Type
 
 import torch
 
@@ -18,9 +18,10 @@ SOFT, HARD = 0, 1
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    tail = [size, size, number, number, number, ctypes.c_float, number, number]
-    library.gq_forward.argtypes = [pointer] * 5 + tail
-    library.gq_backward.argtypes = [pointer] * 9 + tail
+    tail: List[Type[Any]] = [size, size, number, number, number]
+    tail += [ctypes.c_float, number, number]
+    library.gq_forward.argtypes = [*[pointer] * 5, *tail]
+    library.gq_backward.argtypes = [*[pointer] * 9, *tail]
     library.gq_set_team.argtypes = [pointer]
     library.gq_set_team.restype = None
     library.gq_set_team(native.torch_team())
@@ -43,10 +44,22 @@ def available() -> bool:
     return _library() is not None
 
 
+def _built() -> ctypes.CDLL:
+    """Return the library.
+
+    Raises:
+        RuntimeError: If it is not `available`.
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError("the fused CPU quantizer was not built")
+    return library
+
+
 @functools.lru_cache(maxsize=None)
 def best_isa() -> int:
     """Return the widest instruction set: 0 generic, 1 AVX2, 2 AVX-512."""
-    return _library().gq_best_isa()
+    return _built().gq_best_isa()
 
 
 def usable(w: torch.Tensor) -> bool:
@@ -70,6 +83,26 @@ def _options(w, scale, c, mode: int, alpha: float, isa: Optional[int]) -> tuple:
         alpha,
         torch.get_num_threads(),
         best_isa() if isa is None else isa,
+    )
+
+
+def _address(tensor: torch.Tensor, size: int, what: str) -> int:
+    return native.address(tensor, torch.float32, size, what)
+
+
+def _codebook(w, scale, inv_scale, c) -> Tuple[int, int, int]:
+    """Return the addresses of what the weights are quantized with."""
+    if w.dim() != 2 or scale.numel() not in (1, len(w)):
+        raise ValueError(
+            f"{scale.numel()} scales for weights of shape {tuple(w.shape)}; allowed: "
+            "one for all rows, or one per row"
+        )
+    if c.numel() not in (2, 4, 8, 16, 32, 64, 128, 256):
+        raise ValueError(f"{c.numel()} centroids; allowed: 2, 4, ..., 256")
+    return (
+        _address(scale, scale.numel(), "the scales"),
+        _address(inv_scale, scale.numel(), "the inverse scales"),
+        _address(c, c.numel(), "the centroids"),
     )
 
 
@@ -102,12 +135,10 @@ def forward(
     w = w.contiguous()
     out = torch.empty_like(w)
     _check(
-        _library().gq_forward(
-            w.data_ptr(),
-            out.data_ptr(),
-            scale.data_ptr(),
-            inv_scale.data_ptr(),
-            c.data_ptr(),
+        _built().gq_forward(
+            _address(w, w.numel(), "the weights"),
+            _address(out, w.numel(), "the result"),
+            *_codebook(w, scale, inv_scale, c),
             *_options(w, scale, c, mode, alpha, isa),
         )
     )
@@ -131,16 +162,14 @@ def backward(
     grad_scale = w.new_empty(scale.numel())
     grad_mu = w.new_empty(())
     _check(
-        _library().gq_backward(
-            w.data_ptr(),
-            grad.data_ptr(),
-            out.data_ptr(),
-            grad_scale.data_ptr(),
-            grad_mu.data_ptr(),
-            scale.data_ptr(),
-            inv_scale.data_ptr(),
-            c.data_ptr(),
-            dc.data_ptr(),
+        _built().gq_backward(
+            _address(w, w.numel(), "the weights"),
+            _address(grad, w.numel(), "the gradient"),
+            _address(out, w.numel(), "the result"),
+            _address(grad_scale, scale.numel(), "the gradient of the scales"),
+            _address(grad_mu, 1, "the gradient of mu"),
+            *_codebook(w, scale, inv_scale, c),
+            _address(dc, c.numel(), "the derivative of the centroids"),
             *_options(w, scale, c, mode, alpha, isa),
         )
     )

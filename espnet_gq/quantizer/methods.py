@@ -4,13 +4,13 @@ import inspect
 from typing import Any, Dict, Type
 
 from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
+from espnet_gq.quantizer.baselines.free import FreeQuantizer
+from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
+from espnet_gq.quantizer.baselines.lsq import LSQuantizer
+from espnet_gq.quantizer.baselines.ternary import TernaryQuantizer
+from espnet_gq.quantizer.baselines.uniform import UniformQuantizer
 from espnet_gq.quantizer.general import AnnealedQuantizer, GeneralQuantizer
-from espnet_gq.quantizer.peers.dkm import DKMQuantizer
-from espnet_gq.quantizer.peers.free import FreeQuantizer
-from espnet_gq.quantizer.peers.lloyd_max import LloydMaxQuantizer
-from espnet_gq.quantizer.peers.lsq import LSQuantizer
-from espnet_gq.quantizer.peers.ternary import TernaryQuantizer
-from espnet_gq.quantizer.peers.uniform import UniformQuantizer
 
 METHODS: Dict[str, Type[Quantizer]] = {
     "gq": GeneralQuantizer,

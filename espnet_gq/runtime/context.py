@@ -72,7 +72,7 @@ def without_autocast(device: torch.device) -> ContextManager:
 
 
 def outside_transforms() -> ContextManager:
-    """Return a context in which new tensors are plain ones, with memory of their own."""
+    """Return a context in which new tensors are plain ones with memory."""
     if _transforms() is None:
         return contextlib.nullcontext()
     return temporarily_clear_interpreter_stack()

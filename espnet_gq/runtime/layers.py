@@ -4,7 +4,7 @@ The weight is frozen; activations and biases have gradients. Recurrent layers ar
 `recurrent.py`.
 """
 
-from typing import Mapping, Optional, Type
+from typing import Any, Mapping, Optional, Self, Type, Union
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,13 @@ from espnet_gq.runtime.tensor_like import handles
 from espnet_gq.runtime.weight import PackedWeight
 
 
-class PackedLayer:
+class PackedLayer(nn.Module):
     """What the packed layers share; `float_class` is the layer extended."""
 
     float_class: Type[nn.Module]
 
     @classmethod
-    def from_float(
-        cls, layer: nn.Module, weights: Mapping[str, PackedWeight]
-    ) -> nn.Module:
+    def from_float(cls, layer: nn.Module, weights: Mapping[str, PackedWeight]) -> Self:
         """Return a packed layer in place of a float (or quantized) one.
 
         Args:
@@ -39,10 +37,13 @@ class PackedLayer:
             new.__dict__[name] = layer.__dict__[name].copy()
         new._modules = {}
         for name, weight in weights.items():
-            if weight.shape != layer._parameters[name].shape:
+            parameter = layer._parameters[name]
+            if parameter is None:
+                raise ValueError(f"{name} is None; allowed: a parameter")
+            if weight.shape != parameter.shape:
                 raise ValueError(
                     f"{name} has shape {tuple(weight.shape)}; allowed: "
-                    f"{tuple(layer._parameters[name].shape)}"
+                    f"{tuple(parameter.shape)}"
                 )
             del new._parameters[name]
             new.add_module(name, weight)
@@ -57,7 +58,7 @@ class PackedLinear(PackedLayer, nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         # Not `self.weight`: an attribute of a module takes as long as a small product.
-        weight = self._modules.get("weight")
+        weight: Any = self._modules.get("weight")
         if weight is None:  # a float one was put in its place
             return super().forward(input)
         return weight.linear(input, self._parameters["bias"])
@@ -73,18 +74,19 @@ class PackedConv1d(PackedLayer, nn.Conv1d):
     float_class = nn.Conv1d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight: Any = self.weight
         pointwise = (
             self.kernel_size == (1,)
             and self.stride == (1,)
             and self.padding in ((0,), "valid", "same")
             and self.groups == 1
-            and isinstance(self.weight, PackedWeight)
+            and isinstance(weight, PackedWeight)
             and input.dim() in (2, 3)
-            and input.dtype is self.weight.dtype
+            and input.dtype is weight.dtype
         )
         if not pointwise or not (context.is_recorded(input) or input.numel()):
             return _convolve(self, input)  # PyTorch's own refusals are among these
-        out = self.weight.linear(input.transpose(-2, -1), self.bias)
+        out = weight.linear(input.transpose(-2, -1), self.bias)
         return out.transpose(-2, -1).contiguous()
 
 
@@ -100,8 +102,8 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
         return _convolve(self, input)
 
 
-def _convolve(layer: nn.Module, input: torch.Tensor) -> torch.Tensor:
-    weight = layer.weight
+def _convolve(layer: Union[nn.Conv1d, nn.Conv2d], input: torch.Tensor) -> torch.Tensor:
+    weight: Any = layer.weight
     if isinstance(weight, PackedWeight):
         weight = weight.dense()
     return layer._conv_forward(input, weight, layer.bias)
@@ -114,6 +116,12 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
     """
 
     float_class = nn.Embedding
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight: Any = self._modules.get("weight")
+        if weight is None or not torch.is_tensor(input):
+            return super().forward(input)
+        return weight.embed(input, self.max_norm, self.norm_type)
 
 
 # --- PyTorch's functions --------------------------------------------------------------

@@ -1,16 +1,13 @@
 """The compiled kernels, called through ctypes. `csrc/api.h` documents the functions.
 
 `library()` is None where they were not built; PyTorch operations then take their place.
-The kernels believe what they are told of memory: `address` is the only place where a
-tensor becomes a pointer, and it looks at the tensor at every call.
+The kernels believe what they are told of memory: see `native.address`.
 """
 
 import ctypes
 import functools
 from pathlib import Path
 from typing import Optional, Tuple
-
-import torch
 
 from espnet_gq import native
 
@@ -28,38 +25,6 @@ class Weight(ctypes.Structure):
         *((name, _size) for name in ("rows", "cols", "scales")),
         ("bits", _number),
     ]
-
-
-def address(tensor: torch.Tensor, dtype: torch.dtype, size: int, what: str) -> int:
-    """Return where the numbers of a tensor begin, for the kernels.
-
-    Args:
-        tensor: A contiguous tensor in the memory of the CPU.
-        dtype: The type that it has to have.
-        size: The number of elements that it has to have.
-        what: Its name in the message.
-
-    Raises:
-        TypeError: If it is of another type, on another device, or not in plain memory.
-        ValueError: If it has another size or is not contiguous.
-    """
-    if (
-        tensor.dtype is dtype
-        and tensor.is_cpu
-        and tensor.numel() == size
-        and tensor.is_contiguous()
-    ):
-        found = tensor.data_ptr()
-        if (found or not size) and not tensor.is_neg():
-            return found
-        raise TypeError(f"{what} has no memory of its own; allowed: a plain tensor")
-    found = f"{tensor.dtype} on {tensor.device}"
-    if tensor.dtype is not dtype or not tensor.is_cpu:
-        raise TypeError(f"{what} is {found}; allowed: {dtype} on cpu")
-    raise ValueError(
-        f"{what} has shape {tuple(tensor.shape)} and strides {tensor.stride()}; "
-        f"allowed: {size} contiguous elements"
-    )
 
 
 @functools.lru_cache(maxsize=None)

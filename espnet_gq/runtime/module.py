@@ -53,15 +53,15 @@ def skeleton() -> Iterator[None]:
         return __init__
 
     move = nn.Module.to
-    nn.Module.to = lambda self, *args, **kwargs: self
+    setattr(nn.Module, "to", lambda self, *args, **kwargs: self)
     for cls, original in originals.items():
-        cls.__init__ = without_memory(original)
+        setattr(cls, "__init__", without_memory(original))
     try:
         yield
     finally:
-        nn.Module.to = move
+        setattr(nn.Module, "to", move)
         for cls, original in originals.items():
-            cls.__init__ = original
+            setattr(cls, "__init__", original)
 
 
 def packed_class(layer: nn.Module) -> Optional[Type[PackedLayer]]:

@@ -8,7 +8,7 @@ from typing import List, Optional, Tuple
 
 import torch
 
-from espnet_gq.runtime import recurrent
+from espnet_gq.runtime.steps import Steps
 from espnet_gq.runtime.weight import PackedWeight
 
 
@@ -17,6 +17,13 @@ def _weight(parts, rows: int, cols: int, int8: bool = False) -> PackedWeight:
     weight = PackedWeight(planes, (rows, cols), codebook, scale)
     weight.mode = "int8" if int8 else "exact"
     return weight
+
+
+def _check_devices(*tensors: Optional[torch.Tensor]) -> None:
+    """Refuse operands of several devices: with one on "meta", nothing is computed."""
+    devices = sorted({str(t.device) for t in tensors if t is not None})
+    if len(devices) > 1:
+        raise RuntimeError(f"operands are on {', '.join(devices)}; allowed: one device")
 
 
 @torch.library.custom_op("espnet_gq::packed_linear", mutates_args=())
@@ -37,6 +44,7 @@ def packed_linear(
 
 @packed_linear.register_fake
 def _(x, planes, codebook, scale, bias, rows, cols, int8):
+    _check_devices(x, planes, codebook, scale, bias)
     if x.dim() == 0 or x.shape[-1] != cols:
         raise RuntimeError(
             f"activations of shape {tuple(x.shape)} for a packed weight of shape "
@@ -77,6 +85,7 @@ def packed_values(
 
 @packed_values.register_fake
 def _(planes, codebook, scale, rows, cols):
+    _check_devices(planes, codebook, scale)
     return codebook.new_empty(rows, cols)
 
 
@@ -95,6 +104,7 @@ def packed_rows(
 
 @packed_rows.register_fake
 def _(row, planes, codebook, scale, rows, cols):
+    _check_devices(row, planes, codebook, scale)
     return codebook.new_empty(*row.shape, cols)
 
 
@@ -112,14 +122,14 @@ def packed_steps(
     int8_hh: bool,
     int8_hr: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what `recurrent.Steps` does; c is empty for a GRU.
+    """Return what `steps.Steps` does; c is empty for a GRU.
 
     Args:
         hh, hr: Planes, codebook and scale, or a float matrix; hr may be empty.
         int8_hh, int8_hr: Whether they compute in mode int8.
     """
     outputs, units = h.shape[-1], h.shape[-1] if c is None else c.shape[-1]
-    steps = recurrent.Steps(
+    steps = Steps(
         cell,
         _matrix(hh, gates.shape[-1], outputs, int8_hh),
         _matrix(hr, outputs, units, int8_hr),
@@ -139,5 +149,10 @@ def _matrix(given: List[torch.Tensor], rows: int, cols: int, int8: bool):
 
 @packed_steps.register_fake
 def _(cell, gates, h, c, hh, hr, bias, sizes, reverse, int8_hh, int8_hr):
+    _check_devices(gates, h, c, *hh, *hr, bias)
     out = gates.new_empty(*gates.shape[:-1], h.shape[-1])
-    return out, torch.empty_like(h), h.new_empty(0) if c is None else torch.empty_like(c)
+    return (
+        out,
+        torch.empty_like(h),
+        h.new_empty(0) if c is None else torch.empty_like(c),
+    )

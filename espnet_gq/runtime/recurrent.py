@@ -6,257 +6,17 @@ a layer is applied to all steps at once; the steps then run inside the compiled 
 Matrices that a configuration left float take PyTorch operations.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from espnet_gq.runtime import context
-from espnet_gq.runtime import library as kernels
 from espnet_gq.runtime.layers import PackedLayer
-from espnet_gq.runtime.library import CELLS, address, check
+from espnet_gq.runtime.steps import States, Steps, gru, linear, lstm
 from espnet_gq.runtime.tensor_like import handles
-from espnet_gq.runtime.weight import INT8_COLUMNS, NARROW, PackedWeight
-
-Matrix = Union[PackedWeight, torch.Tensor]
-States = Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]
-
-
-class Steps(NamedTuple):
-    """The time loop of one direction of one layer, after its input matrix.
-
-    Args:
-        cell: "LSTM" or "GRU".
-        hh: (gates * units, outputs).
-        hr: Projection (outputs, units) of an LSTM, or None: outputs = units.
-        sizes: Of a PackedSequence, the sequences that last to each step, else None.
-        reverse: Whether to go from the last step to the first.
-    """
-
-    cell: str
-    hh: Matrix
-    hr: Optional[Matrix]
-    sizes: Optional[torch.Tensor]
-    reverse: bool
-
-    def __call__(
-        self,
-        gates: torch.Tensor,
-        h: torch.Tensor,
-        c: Optional[torch.Tensor],
-        bias: Optional[torch.Tensor],
-    ) -> States:
-        """Return outputs and final states.
-
-        Args:
-            gates: (steps, batch, gates * units), or (sum of sizes, gates * units).
-            h: (batch, outputs). Neither state is written to.
-            c: (batch, units), LSTM only.
-            bias: (gates * units,), GRU only.
-
-        Returns:
-            out (steps, batch, outputs) or (sum of sizes, outputs), h, and c of an LSTM.
-        """
-        if context.is_recorded(gates):
-            out, h, state = torch.ops.espnet_gq.packed_steps(
-                *(self.cell, gates, h, c, _parts(self.hh), _parts(self.hr)),
-                *(bias, self.sizes, self.reverse, _int8(self.hh), _int8(self.hr)),
-            )
-            return out, h, None if c is None else state
-        if context.is_transformed():
-            return self.by_operations(gates, h, c, bias)
-        if not context.wants_gradient(gates, h, c, bias, *self._floats()):
-            return self.compute(gates, h, c, bias)
-        if not self._runs_native(gates):
-            return self.by_operations(gates, h, c, bias)
-        out, h, *rest = _Gradient.apply(gates, h, c, bias, self)
-        return out, h, rest[0] if rest else None
-
-    def _floats(self) -> List[torch.Tensor]:
-        return [w for w in (self.hh, self.hr) if torch.is_tensor(w)]
-
-    def _runs_native(self, gates: torch.Tensor) -> bool:
-        weights = [w for w in (self.hh, self.hr) if w is not None]
-        return (
-            gates.dtype is torch.float32
-            and all(isinstance(w, PackedWeight) for w in weights)
-            and all(w.runs_native(gates) for w in weights)
-            and len({w.mode_number for w in weights}) == 1
-        )
-
-    def active(self, gates: torch.Tensor) -> torch.Tensor:
-        """Return the sequences that last to each step, int64."""
-        if self.sizes is None:
-            steps, batch = gates.shape[:2]
-            return torch.full((steps,), batch, dtype=torch.int64, device="cpu")
-        sizes = self.sizes
-        if sizes.dtype is not torch.int64 or not sizes.is_cpu or sizes.dim() != 1:
-            raise RuntimeError(
-                f"batch_sizes of a PackedSequence are {sizes.dtype} on {sizes.device} "
-                f"of shape {tuple(sizes.shape)}; allowed: torch.int64 on cpu, (steps,)"
-            )
-        sizes = sizes.contiguous()
-        falling = bool((sizes[1:] <= sizes[:-1]).all()) and int(sizes[-1]) > 0
-        if not falling or int(sizes.sum()) != gates.shape[0]:
-            raise RuntimeError(
-                f"batch_sizes of a PackedSequence of {gates.shape[0]} steps are not its "
-                "own; allowed: positive numbers that do not increase, of that sum"
-            )
-        return sizes
-
-    def compute(self, gates, h, c, bias) -> States:
-        """Return the results for plain tensors, without gradients."""
-        if not self._runs_native(gates):
-            return self.by_operations(gates, h, c, bias)
-        if not gates.numel():
-            return (
-                gates.new_empty(*gates.shape[:-1], h.shape[-1]),
-                *(h.clone(), None if c is None else c.clone()),
-            )
-        f32, batch, rows = torch.float32, len(h), self.hh.rows
-        outputs, units = self.hh.cols, rows // (4 if self.cell == "LSTM" else 3)
-        active = self.active(gates)
-        gates = gates.contiguous()
-        total = gates.numel() // rows
-        h = h.clone(memory_format=torch.contiguous_format)
-        if c is not None:
-            c = c.clone(memory_format=torch.contiguous_format)
-        out = gates.new_empty(*gates.shape[:-1], outputs)
-        first = gates.shape[1] if self.sizes is None else int(active[0])
-        if first != batch:
-            raise RuntimeError(f"states of {batch} sequences; allowed: {first}")
-        hh = self.hh.description(bias)
-        hr = None if self.hr is None else self.hr.description()
-        check(
-            kernels.library().gq_recurrence(
-                CELLS[self.cell],
-                hh,
-                hr,
-                units,
-                address(gates, f32, total * rows, "the gates"),
-                address(active, torch.int64, len(active), "the sizes"),
-                len(active),
-                self.reverse,
-                address(h, f32, batch * outputs, "the hidden state"),
-                None if c is None else address(c, f32, batch * units, "the cell state"),
-                address(out, f32, total * outputs, "the result"),
-                outputs,
-                self.hh.mode_number,
-                torch.get_num_threads(),
-                0,
-            )
-        )
-        return out, h, c
-
-    def by_operations(self, gates, h, c, bias) -> States:
-        """Return the results by PyTorch operations, which autograd can follow."""
-        apply_hh, apply_hr = _product(self.hh, gates), _product(self.hr, gates)
-        flat = gates if self.sizes is not None else gates.flatten(0, 1)
-        active = self.active(gates).tolist()
-        begins = [0]
-        for n in active:
-            begins.append(begins[-1] + n)
-        found: List[Optional[torch.Tensor]] = [None] * len(active)
-        order = range(len(active))
-        for t in reversed(order) if self.reverse else order:
-            n = active[t]
-            now, rest = flat[begins[t] : begins[t + 1]], h[n:]
-            hidden = apply_hh(h[:n], bias)
-            if c is None:
-                new = _gru(now, hidden, h[:n])
-            else:
-                new, cell = _lstm(now + hidden, c[:n])
-                c = torch.cat([cell, c[n:]]) if len(c) > n else cell
-                new = new if apply_hr is None else apply_hr(new, None)
-            h = torch.cat([new, rest]) if len(rest) else new
-            found[t] = new
-        out = torch.cat(found)
-        if self.sizes is None:
-            out = out.unflatten(0, gates.shape[:2])
-        return out, h, c
-
-
-class _Gradient(torch.autograd.Function):
-    """The kernels' time loop, with a gradient: computed again by operations."""
-
-    @staticmethod
-    def forward(ctx, gates, h, c, bias, steps):
-        ctx.steps = steps
-        if bias is not None and bias.is_inference():
-            bias = bias.clone()
-        ctx.save_for_backward(gates, h, c, bias)
-        out, h, c = steps.compute(gates, h, c, bias)
-        return (out, h) if c is None else (out, h, c)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            given = [
-                t if t is None or again else t.detach().requires_grad_(need)
-                for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad)
-            ]
-            results = ctx.steps.by_operations(*given)
-            asked = [t for t in given if t is not None and t.requires_grad]
-            pairs = [(r, g) for r, g in zip(results, grads) if r is not None]
-            found = iter(
-                torch.autograd.grad(
-                    *([r for r, _ in pairs], asked, [g for _, g in pairs]),
-                    create_graph=again,
-                    allow_unused=True,
-                )
-            )
-        return (
-            *(None if t is None or not t.requires_grad else next(found) for t in given),
-            None,
-        )
-
-
-def _parts(weight: Optional[Matrix]) -> List[torch.Tensor]:
-    if isinstance(weight, PackedWeight):
-        return list(weight.parts())
-    return [] if weight is None else [weight]
-
-
-def _int8(weight: Optional[Matrix]) -> bool:
-    return isinstance(weight, PackedWeight) and weight.mode == "int8"
-
-
-def _linear(x, weight, bias):
-    if isinstance(weight, PackedWeight):
-        return weight.product(x, bias)
-    return F.linear(x, weight.to(x.dtype), bias)
-
-
-def _product(weight: Optional[Matrix], x: torch.Tensor):
-    """Return a product that many steps can use: unpacked where no kernel takes it."""
-    if weight is None:
-        return None
-    if isinstance(weight, PackedWeight):
-        exact = weight.mode == "exact" or weight.cols > INT8_COLUMNS
-        follow = torch.is_grad_enabled() or context.is_transformed()
-        if not exact or (weight.runs_native(x) and not follow):
-            return weight.product
-        weight = weight.matrix()
-    weight = weight.to(x.dtype)
-    return lambda x, bias: F.linear(x, weight, bias)
-
-
-def _lstm(gates: torch.Tensor, c: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    i, f, g, o = gates.chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _gru(gates, hidden, h: torch.Tensor) -> torch.Tensor:
-    (ir, iz, i_n), (hr, hz, hn) = gates.chunk(3, -1), hidden.chunk(3, -1)
-    z = torch.sigmoid(iz + hz)
-    n = torch.tanh(i_n + torch.sigmoid(ir + hr) * hn)
-    return n + z * (h - n)
-
-
-# --- PyTorch's functions --------------------------------------------------------------
+from espnet_gq.runtime.weight import NARROW
 
 
 class _Types:
@@ -269,7 +29,9 @@ class _Types:
         RuntimeError: If operands are of several types or devices, as PyTorch says it.
     """
 
-    def __init__(self, x, states, weights, fused: bool = False, projected: bool = False):
+    def __init__(
+        self, x, states, weights, fused: bool = False, projected: bool = False
+    ):
         self.returned = self.cell = self.computed = x.dtype
         wanted = context.autocast_type(x)
         if wanted is not None:
@@ -296,8 +58,8 @@ class _Types:
                         f"tensor with {x.dtype} and {name} tensor with {tensor.dtype}"
                     )
 
-    def within(self, *tensors: Optional[torch.Tensor]) -> List[Optional[torch.Tensor]]:
-        """Return operands in the type that is computed in."""
+    def within(self, *tensors: Optional[torch.Tensor]) -> List[Any]:
+        """Return operands in the type that is computed in; None stays None."""
         if self.as_given:
             return list(tensors)
         return [None if t is None else t.to(self.computed) for t in tensors]
@@ -404,15 +166,18 @@ def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> 
 def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
     """Run one direction of one layer."""
     w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if has_biases else (None, None)
-    if has_biases and b_ih.dtype is not x.dtype:
-        b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
     w_hr = rest[-1] if len(rest) in (1, 3) else None
-    if has_biases and cell == "LSTM":
-        b_ih, b_hh = b_ih + b_hh, None
+    b_ih: Any = None
+    b_hh: Any = None
+    if has_biases:
+        b_ih, b_hh = rest[:2]
+        if b_ih.dtype is not x.dtype:
+            b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
+        if cell == "LSTM":
+            b_ih, b_hh = b_ih + b_hh, None
     h, c = states if cell == "LSTM" else (states[0], None)
     steps = Steps(cell, w_hh, w_hr, sizes, reverse)
-    return steps(_linear(x, w_ih, b_ih), h, c, b_hh)
+    return steps(linear(x, w_ih, b_ih), h, c, b_hh)
 
 
 def _cell(x, states, w_ih, w_hh, b_ih, b_hh):
@@ -438,8 +203,8 @@ def _cell(x, states, w_ih, w_hh, b_ih, b_hh):
                 )
     with context.without_autocast(x.device):
         x, b_ih, b_hh, *states = types.within(x, b_ih, b_hh, *states)
-        hidden = _linear(states[0], w_hh, b_hh)
-        return _linear(x, w_ih, b_ih), hidden, states, types
+        hidden = linear(states[0], w_hh, b_hh)
+        return linear(x, w_ih, b_ih), hidden, states, types
 
 
 @handles(torch.lstm_cell)
@@ -452,14 +217,14 @@ def _lstm_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     if len(hx) != 2:
         raise RuntimeError("lstm_cell expects two hidden states")
     gates, hidden, states, types = _cell(x, hx, w_ih, w_hh, b_ih, b_hh)
-    h, c = _lstm(gates + hidden, states[1])
+    h, c = lstm(gates + hidden, states[1])
     return types.without((h,), (c,))
 
 
 @handles(torch.gru_cell)
 def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     gates, hidden, states, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
-    return types.without((_gru(gates, hidden, states[0]),))[0]
+    return types.without((gru(gates, hidden, states[0]),))[0]
 
 
 # --- layers ---------------------------------------------------------------------------
@@ -470,9 +235,14 @@ class PackedRNNBase(PackedLayer):
 
     __jit_unused_properties__ = ["all_weights", "_flat_weights"]
 
+    _flat_weights_names: List[str]
+    _flat_weight_refs: List[Any]
+
     @property
-    def _flat_weights(self) -> List[Optional[Matrix]]:
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+    def _flat_weights(self) -> List[Any]:
+        modules, parameters = self._modules, self._parameters
+        names = self._flat_weights_names
+        return [modules.get(name, parameters.get(name)) for name in names]
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:

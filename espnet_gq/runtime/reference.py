@@ -25,6 +25,9 @@ def codes(codebook: torch.Tensor) -> Tuple[torch.Tensor, float]:
 
 
 def _by_row(scale: torch.Tensor, rows: int) -> torch.Tensor:
+    scale = scale.flatten()
+    if not scale.numel() or rows % scale.numel():
+        raise ValueError(f"{scale.numel()} scales do not divide {rows} rows")
     return scale.repeat_interleave(rows // scale.numel())
 
 
@@ -32,7 +35,7 @@ def dense(
     index: torch.Tensor, codebook: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
     """Return s * c[index] for indices (rows, cols)."""
-    return _by_row(scale, index.shape[0])[:, None] * codebook[index.long()]
+    return _by_row(scale, index.shape[0])[:, None] * codebook.flatten()[index.long()]
 
 
 def round_activations(x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +69,7 @@ def int8_linear(
 
     The sums are exact: whole numbers in float64.
     """
-    code, unit = codes(codebook)
+    code, unit = codes(codebook.flatten())
     q, x_unit = round_activations(
         x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float()
     )

@@ -6,7 +6,7 @@ other gets the unpacked one. PyTorch's fused fast paths, which read weights from
 ask for `__torch_function__` and leave such objects to its ordinary code.
 """
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Self
 
 import torch
 from torch import nn
@@ -17,8 +17,8 @@ HANDLERS: Dict[Callable, Callable] = {}
 handler returns NotImplemented where it does not apply."""
 
 FROZEN = (
-    "a packed weight is frozen, so {what} is refused; allowed: reading it, with dense() "
-    "for its values"
+    "a packed weight is frozen, so {what} is refused; allowed: reading it, its values "
+    "with dense()"
 )
 
 _MEMORY = ("data", "data_ptr", "storage", "untyped_storage", "typed_storage")
@@ -36,14 +36,16 @@ def handles(*functions: Callable) -> Callable[[Callable], Callable]:
 
 def _writes(name: str) -> bool:
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or (name.startswith("__i") and name not in ("__index__", "__invert__"))
+    return in_place or (
+        name.startswith("__i") and name not in ("__index__", "__invert__")
+    )
 
 
 class TensorLike:
     """What a module needs to stand for the tensor that its `dense()` returns.
 
-    Attributes and methods of tensors that a module lacks are those of `dense()`. Writing
-    is refused.
+    Attributes and methods of tensors that a module lacks are those of `dense()`.
+    Writing is refused.
     """
 
     requires_grad = False
@@ -71,7 +73,7 @@ class TensorLike:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return super().__getattr__(name)
+            return super().__getattr__(name)  # type: ignore[misc]  # nn.Module's
         except AttributeError:
             if name.startswith("_") or not hasattr(torch.Tensor, name):
                 raise
@@ -128,7 +130,7 @@ class TensorLike:
         """Return whether the values are complex numbers."""
         return self.dtype.is_complex
 
-    def detach(self) -> "TensorLike":
+    def detach(self) -> Self:
         """Return the weight: it has no gradient."""
         return self
 
@@ -140,13 +142,13 @@ class TensorLike:
 
     # --- conversions: of a tensor, they leave it as it is ----------------------------
 
-    def _converted(self, convert: Callable, *args, **kwargs) -> "TensorLike":
+    def _converted(self, convert: Callable, *args, **kwargs) -> Self:
         new = self.__class__.__new__(self.__class__)
         new.__dict__.update(self.__dict__)
         new.__dict__["_buffers"] = self._buffers.copy()
         return convert(new, *args, **kwargs)
 
-    def to(self, *args, **kwargs) -> "TensorLike":
+    def to(self, *args, **kwargs) -> Self:
         """Return a weight of another type or on another device; this one stays."""
         return self._converted(nn.Module.to, *args, **kwargs)
 

@@ -1,18 +1,18 @@
-"""A weight that stays packed: planes of indices, a codebook and scales."""
+"""A weight that stays packed, and its products."""
 
-import copy
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from espnet_gq.runtime import context, reference
+from espnet_gq.native import address
+from espnet_gq.runtime import context
 from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import MODES, Weight, address, check
-from espnet_gq.runtime.planes import from_planes, planes_size, to_planes
+from espnet_gq.runtime import reference
+from espnet_gq.runtime.library import MODES, Weight, check
+from espnet_gq.runtime.planes import from_planes, planes_size
+from espnet_gq.runtime.storage import PackedStorage
 from espnet_gq.runtime.tensor_like import TensorLike
 
 INT8_COLUMNS = 2**16
@@ -22,169 +22,22 @@ NARROW = (torch.float16, torch.bfloat16)
 """Types whose products the kernels compute in float32."""
 
 
-class PackedWeight(TensorLike, nn.Module):
+class PackedWeight(TensorLike, PackedStorage):
     """A weight tensor w = s * c[index], its b-bit indices packed in memory.
 
-    The products run on the compiled kernels for float32 (and narrower) on a CPU, else on
-    PyTorch operations with the same results. It can stand where a layer has its weight:
-    see `TensorLike`.
-
-    Args:
-        planes: uint8, the indices as `planes.to_planes` lays them out.
-        shape: Shape of the weight; dimension 0 counts its rows.
-        codebook: Centroids c (2^bits,), float32.
-        scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
-            rows.
-        dtype: Type of the model: of the activations it takes and of its values. The
-            codebook and the scales are float32 whatever it is.
-
-    Raises:
-        ValueError: If the sizes do not fit each other.
+    The products run on the compiled kernels for float32 (and narrower types) on a CPU,
+    else on PyTorch operations with the same results. It can stand where a layer has its
+    weight: see `TensorLike`. Arguments are those of `PackedStorage`.
     """
 
     mode = "exact"
     """"exact" (float centroids) or "int8" (centroids and activations rounded)."""
 
-    # Weights pickled by earlier releases have none of these.
-    _dtype = torch.float32
-    _described = None
-    _unpacked = None
+    _described: Optional[tuple] = None
+    _unpacked: Optional[Tuple[Tuple[torch.Tensor, ...], torch.Tensor]] = None
 
-    def __init__(
-        self,
-        planes: torch.Tensor,
-        shape: Sequence[int],
-        codebook: torch.Tensor,
-        scale: torch.Tensor,
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__()
-        self.shape = torch.Size(shape)
-        self.rows = self.shape[0] if self.shape else 1
-        self.cols = math.prod(self.shape[1:])
-        self.bits = codebook.numel().bit_length() - 1
-        self._dtype = dtype
-        if not 1 <= self.bits <= 8 or codebook.numel() != 2**self.bits:
-            raise ValueError(
-                f"a codebook has {codebook.numel()} centroids; allowed: 2, 4, ..., 256"
-            )
-        if planes.dtype != torch.uint8:
-            raise ValueError(f"the planes are {planes.dtype}; allowed: torch.uint8")
-        if planes.numel() != planes_size(self.rows, self.cols, self.bits):
-            raise ValueError(
-                f"the planes have {planes.numel()} bytes; a {self.bits}-bit weight of "
-                f"shape {tuple(shape)} takes "
-                f"{planes_size(self.rows, self.cols, self.bits)}"
-            )
-        if scale.numel() < 1 or self.rows % scale.numel():
-            raise ValueError(f"{scale.numel()} scales do not divide {self.rows} rows")
-        self.register_buffer("planes", planes.contiguous())
-        self.register_buffer("codebook", codebook.float().flatten().contiguous())
-        self.register_buffer("scale", scale.float().flatten().contiguous())
-
-    @classmethod
-    def from_stream(
-        cls,
-        stream: np.ndarray,
-        shape: Sequence[int],
-        codebook: torch.Tensor,
-        scale: torch.Tensor,
-        dtype: torch.dtype = torch.float32,
-    ) -> "PackedWeight":
-        """Return the weight of a packed file's stream of indices (`packing.bits`)."""
-        rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
-        bits = codebook.numel().bit_length() - 1
-        stream = np.ascontiguousarray(stream)
-        size = (rows * cols * bits + 7) // 8
-        if stream.size != size or stream.dtype != np.uint8:
-            raise ValueError(
-                f"a stream of {stream.size} {stream.dtype} for shape {tuple(shape)}; "
-                f"allowed: {size} uint8"
-            )
-        library = kernels.library()
-        if library is not None:
-            planes = torch.empty(
-                planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
-            )
-            where = address(planes, torch.uint8, planes.numel(), "the planes")
-            check(
-                library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where)
-            )
-        else:
-            flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
-            index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
-            planes = to_planes(torch.from_numpy(index[:, :1].reshape(rows, cols)), bits)
-        return cls(planes, shape, codebook, scale, dtype)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, bits={self.bits}, mode={self.mode}"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the planes are."""
-        return self._buffers["planes"].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the model: of activations and of the weight's values."""
-        return self._dtype
-
-    # --- moving, copying, saving -----------------------------------------------------
-
-    def _apply(self, fn, recurse=True):
-        probe = torch.empty(0, dtype=self._dtype, device=self.device)
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)
-        # The planes are bytes and the codebook is float32 whatever type the model is
-        # converted to: a detour over float16 would change the weight.
-        for name, old in kept.items():
-            new = self._buffers[name]
-            if new.dtype is not old.dtype:
-                self._buffers[name] = old.to(new.device)
-        self._dtype = fn(probe).dtype
-        self._described = self._unpacked = None
-        return self
-
-    def __getstate__(self):
-        state = self.__dict__.copy()
-        for name in ("_described", "_unpacked", "_handles", "_tables", "_dense"):
-            state.pop(name, None)  # the last three: of earlier releases
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
+    def _forget(self) -> None:
         self.__dict__.update(_described=None, _unpacked=None)
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        metadata = getattr(destination, "_metadata", None)
-        if metadata is not None and prefix[:-1] in metadata:
-            metadata[prefix[:-1]].update(
-                shape=tuple(self.shape), dtype=str(self._dtype).partition(".")[2]
-            )
-
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
-        # Weights of several shapes have planes of one size.
-        shape = tuple(local_metadata.get("shape", self.shape))
-        if shape != tuple(self.shape):
-            errors.append(
-                f"size mismatch for {prefix[:-1]}: copying a packed weight with shape "
-                f"{shape} from checkpoint, the shape in current model is "
-                f"{tuple(self.shape)}."
-            )
-            return
-        types = {name: buffer.dtype for name, buffer in self._buffers.items()}
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
-        if local_metadata.get("assign_to_params_buffers", False):
-            # As a float layer, it takes the type it is given; its parts keep theirs.
-            given = getattr(torch, str(local_metadata.get("dtype")), None)
-            self._dtype = given if isinstance(given, torch.dtype) else self._dtype
-            for name, dtype in types.items():
-                self._buffers[name] = self._buffers[name].to(dtype).contiguous()
 
     # --- for the kernels -------------------------------------------------------------
 
@@ -202,40 +55,60 @@ class PackedWeight(TensorLike, nn.Module):
             TypeError: If one of them is of a wrong type or not on the CPU.
             ValueError: If one of them has a wrong size.
         """
-        buffers = self._buffers
+        buffers, f32 = self._buffers, torch.float32
         planes, codebook = buffers["planes"], buffers["codebook"]
-        scale = buffers["scale"]
-        now = (
-            *(planes.data_ptr(), planes.numel(), planes.dtype, planes.is_contiguous()),
-            *(codebook.data_ptr(), codebook.numel(), codebook.dtype),
-            *(codebook.is_contiguous(), scale.is_contiguous()),
-            *(scale.data_ptr(), scale.numel(), scale.dtype),
-        )
-        if bias is not None:
-            now += (bias.data_ptr(), bias.numel(), bias.dtype, bias.is_contiguous())
-        found = self._described
+        scale, found = buffers["scale"], self._described
         if (
             found is not None
             and found[0] is planes
             and found[1] is codebook
             and found[2] is scale
             and found[3] is bias
-            and found[4] == now
         ):
-            return found[5]
-        size, f32 = planes_size(self.rows, self.cols, self.bits), torch.float32
+            where, sizes, weight = found[4:]
+            # The same tensors: is their memory the same, and what it holds?
+            if (
+                planes.data_ptr() == where[0]
+                and codebook.data_ptr() == where[1]
+                and scale.data_ptr() == where[2]
+                and planes.numel() == sizes[0]
+                and codebook.numel() == sizes[1]
+                and scale.numel() == sizes[2]
+                and planes.dtype is torch.uint8
+                and codebook.dtype is f32
+                and scale.dtype is f32
+                and planes.is_contiguous()
+                and codebook.is_contiguous()
+                and scale.is_contiguous()
+                and (
+                    bias is None
+                    or (
+                        bias.data_ptr() == where[3]
+                        and bias.shape == (self.rows,)
+                        and bias.dtype is f32
+                        and bias.is_contiguous()
+                    )
+                )
+            ):
+                return weight
+        size = planes_size(self.rows, self.cols, self.bits)
         scales = scale.numel()
         if not scales or self.rows % scales:
             raise ValueError(f"{scales} scales do not divide {self.rows} rows")
-        weight = Weight(
+        where = (
             address(planes, torch.uint8, size, "the planes of a packed weight"),
             address(codebook, f32, 2**self.bits, "the codebook of a packed weight"),
             address(scale, f32, scales, "the scale of a packed weight"),
             None if bias is None else address(bias, f32, self.rows, "the bias"),
-            *(self.rows, self.cols, scales, self.bits),
         )
+        if bias is not None and bias.dim() != 1:
+            raise ValueError(
+                f"the bias has shape {tuple(bias.shape)}; allowed: (rows,)"
+            )
+        weight = Weight(*where, self.rows, self.cols, scales, self.bits)
         if bias is None or bias.is_leaf:  # others are new at every call
-            found = (planes, codebook, scale, bias, now, weight)
+            sizes = size, 2**self.bits, scales
+            found = (planes, codebook, scale, bias, where, sizes, weight)
             self.__dict__["_described"] = found
         return weight
 
@@ -365,7 +238,9 @@ class PackedWeight(TensorLike, nn.Module):
             x = x.contiguous().resolve_neg()
         m = x.numel() // cols if cols else math.prod(shape[:-1])
         # As x is: of its type and device, whatever the defaults of the process are.
-        out = x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        out = (
+            x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
+        )
         status = library.gq_linear(
             weight,
             x.data_ptr(),
@@ -437,18 +312,21 @@ class PackedWeight(TensorLike, nn.Module):
             or context.is_transformed()
         ):
             return F.embedding(row, self.matrix())
-        return self.compute_rows(row).to(self._dtype)
+        out = self.compute_rows(row)
+        return out if self._dtype is torch.float32 else out.to(self._dtype)
 
     def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
         """Return rows of the weight in float32, for plain indices."""
         library = kernels.library()
-        if library is None or not row.is_cpu or self.device.type != "cpu":
+        whole = row.dtype in (torch.int64, torch.int32)
+        if library is None or not row.is_cpu or self.device.type != "cpu" or not whole:
             return F.embedding(row, self._values())
         flat = row.reshape(-1).to(torch.int64).contiguous()
         n = flat.numel()
-        out = torch.empty(n, self.cols, dtype=torch.float32, device=row.device)
+        weight = self.description()
+        out = self._buffers["codebook"].new_empty(n, self.cols)
         status = library.gq_rows(
-            self.description(),
+            weight,
             address(flat, torch.int64, n, "the indices"),
             n,
             address(out, torch.float32, n * self.cols, "the result"),
@@ -462,11 +340,6 @@ class PackedWeight(TensorLike, nn.Module):
         return out.view(*row.shape, self.cols)
 
     # --- unpacked --------------------------------------------------------------------
-
-    def parts(self) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return planes, codebook and scale."""
-        buffers = self._buffers
-        return buffers["planes"], buffers["codebook"], buffers["scale"]
 
     def index(self) -> torch.Tensor:
         """Return the indices (rows, cols), uint8."""

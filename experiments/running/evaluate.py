@@ -24,8 +24,6 @@ from benchmarks.options import new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
-from espnet_gq.espnet.datadir import read_table, write_table
-from espnet_gq.espnet.scoring import load_units
 from espnet_gq.files import write_json
 from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
 from espnet_gq.packing import (
@@ -35,6 +33,8 @@ from espnet_gq.packing import (
     save,
     unpack_state_dict,
 )
+from espnet_gq.recipe.datadir import read_table, write_table
+from espnet_gq.recipe.scoring import load_units
 
 Decoder = Callable[[np.ndarray], List[str]]
 BATCH = 25

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.options import new_parser
-from espnet_gq.espnet.datadir import read_table, write_spk2utt, write_table
+from espnet_gq.recipe.datadir import read_table, write_spk2utt, write_table
 
 LENGTH, WIDTH, HEIGHT = (4.0, 7.0), (3.5, 6.0), (2.5, 3.2)  # of a room, metres
 MARGIN = 0.5  # metres between the walls and the talker or the microphone

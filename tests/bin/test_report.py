@@ -52,7 +52,9 @@ def test_the_three_forms_of_a_checkpoint(folder, capsys):
             assert row["error"] == row["kurtosis"] == "-"
         else:
             assert row["error"] == f"{100 * figures['error']:.2f}%"
-        assert "quantized: 1,290 parameters in 2 tensors at 4.79 effective bits" in text
+        assert (
+            "quantized: 1,290 parameters in 2 tensors (97.5%) at 4.79 effective" in text
+        )
         assert "unquantized: 33 parameters (2.5%)" in text
         assert f"{written['compression']:.2f} x smaller than float32 (5,292" in text
 

@@ -9,7 +9,7 @@ from untrained import data, save
 
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.bin import sensitivity
-from espnet_gq.espnet.validation import Validation
+from espnet_gq.espnet.inference.validation import Validation
 
 
 @pytest.fixture(scope="module")

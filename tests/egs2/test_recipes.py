@@ -15,8 +15,8 @@ import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.datadir import read_table
 from espnet_gq.nn.prepare import quantizable, quantized_weights
+from espnet_gq.recipe.datadir import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -232,6 +232,9 @@ SMALL = {
 }
 
 
+SMALL_TRANSDUCER = {"max_epoch": 1, "num_workers": 0, "keep_nbest_models": 1}
+
+
 def small_configs(folder):
     """Put copies of the configs, small ones for training, in the place of conf/."""
     source = (folder / "conf").resolve()
@@ -244,6 +247,8 @@ def small_configs(folder):
                 config[key] = (
                     {**config[key], **value} if isinstance(value, dict) else value
                 )
+        if path.stem in ("train_asr_rnnt_fsdd", "train_asr_rnnt_gq_fsdd"):
+            config.update(SMALL_TRANSDUCER)
         if path.stem.startswith("decode"):
             config.update(beam_size=1, maxlenratio=-5)
         (folder / "conf" / path.name).write_text(yaml.safe_dump(config))
@@ -255,10 +260,9 @@ def bash_blocks(*documents):
     return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def readme(tmp_path_factory, digits):
-    """The folder after the documents' bash blocks ran there; what each printed."""
-    folder = work_folder("fsdd_gq", tmp_path_factory.mktemp("readme") / "asr1")
+def small_recipe(folder):
+    """Make a folder in which the documents' commands end in seconds; return it."""
+    work_folder("fsdd_gq", folder)
     small_configs(folder)
     (folder / "local").unlink()
     shutil.copytree(ROOT / "egs2/fsdd_gq/asr1/local", folder / "local")
@@ -268,6 +272,13 @@ def readme(tmp_path_factory, digits):
             '"${corpus}" data', '"${corpus}" data --digits 60 9 9'
         )
     )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory, digits):
+    """The folder after the documents' bash blocks ran there; what each printed."""
+    folder = small_recipe(tmp_path_factory.mktemp("readme") / "asr1")
     printed = {}
     for block in bash_blocks(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         command = re.sub(r"\s+#.*", "", block).strip()
@@ -299,6 +310,42 @@ def test_the_commands_of_the_readme(readme):
     assert list((folder / "plots").iterdir())
     chosen = yaml.safe_load((folder / "train_gq_mixed.yaml").read_text())
     assert chosen["encoder_conf"]["gq_conf"]["rules"]
+
+
+TREE = os.environ.get("ESPNET_ROOT", "")
+
+
+@pytest.mark.skipif(
+    not TREE, reason="ESPNET_ROOT names no ESPnet checkout (docs/recipes.md)"
+)
+@pytest.mark.timeout(7200)
+def test_the_commands_under_espnets_own_asr_sh(tmp_path, digits):
+    """Stages 1 to 14 and streaming: the README's commands, and the recipe's."""
+    folder = small_recipe(tmp_path / "asr1")
+    blocks = [b for b in bash_blocks(ROOT / "README.md") if "./run.sh" in b]
+    recipe = (ROOT / "egs2/fsdd_gq/asr1/README.md").read_text()
+    blocks += re.findall(r"^```\n(.*?)^```", recipe, re.DOTALL | re.MULTILINE)[1:]
+    assert len(blocks) == 5 and "--use_streaming true" in blocks[-1]
+    tree = {"ESPNET_ROOT": TREE, "FSDD": str(digits)}
+    for block in blocks:
+        command = re.sub(r"\s+#.*", "", block).strip()
+        status, out = bash(folder, f"set -e\n{command}", **tree)
+        assert status == 0, f"{command}\n{out[-5000:]}"
+        assert "asr_pip.sh" not in out
+    for name, best in (("asr_conformer", "acc"), ("asr_rnnt", "loss")):
+        exp = folder / f"exp/asr_train_{name}_gq_fsdd_raw_en_word"
+        archive = zipfile.ZipFile(exp / f"{exp.name}_valid.{best}.ave.zip")
+        packed = f"exp/{exp.name}/valid.{best}.ave.packed.pth"
+        assert {packed, "float.zip", "README.md"} <= set(archive.namelist())
+        texts = [
+            path.read_text() for path in sorted(exp.glob("decode_*/test_clean/text"))
+        ]
+        assert len(texts) == (2 if best == "acc" else 3)
+        assert len(set(texts)) == 1  # as trained, packed, packed chunk by chunk
+    command = "./run.sh --stage 12 --stop_stage 12 --inference_asr_model no.packed.pth"
+    status, out = bash(folder, f"{command} < /dev/null", **tree)
+    assert status == 1
+    assert "espnet_gq: error: " in out and "no.packed.pth: no such file; allowed" in out
 
 
 def test_a_failing_job_shows_its_log(fsdd):

@@ -49,7 +49,9 @@ def test_accumulated_gradients_count_once(task):
 def test_steps_that_amp_skips_do_not_count():
     import espnet_gq
 
-    net = espnet_gq.prepare(torch.nn.Linear(4, 4), {"bits": 5, "annealing": {"steps": 9}})
+    net = espnet_gq.prepare(
+        torch.nn.Linear(4, 4), {"bits": 5, "annealing": {"steps": 9}}
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     optimizer.register_step_post_hook(lambda *_: espnet_gq.advance(net))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.validation import TASKS
+from espnet_gq.espnet.inference.validation import TASKS
 from espnet_gq.nn.prepare import fit_quantizers
 
 

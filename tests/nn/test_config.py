@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from espnet_gq.nn import GQConfig, GQConfigError, Rule, prepare
-from espnet_gq.quantizer.peers.dkm import DKMQuantizer
+from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
 
 
 def test_the_first_matching_rule_decides():

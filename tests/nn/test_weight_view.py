@@ -47,8 +47,8 @@ def test_computing_uses_the_quantized_weights(use, bits):
     layer, x = linear(bits), torch.randn(8, 8)
     expected = USES[use](espnet_gq.harden(layer).weight, x)
     found = USES[use](layer.weight, x)
-    assert type(found) in (torch.Tensor, nn.Parameter)
-    assert torch.equal(found, expected)
+    assert found.shape == expected.shape and torch.equal(found, expected)
+    assert torch.equal(found + 0.0, expected + 0.0)
 
 
 def test_training_gets_its_gradient_through_a_functional_use():
@@ -71,6 +71,13 @@ WRITES = {
     "initialization": lambda w: nn.init.normal_(w),
     "kaiming": lambda w: nn.init.kaiming_uniform_(w),
     "new data": lambda w: setattr(w, "data", torch.ones(6, 8)),
+    "a row": lambda w: w[2].fill_(7.0),
+    "rows": lambda w: w[1:3].mul_(-1),
+    "a part of a part": lambda w: w.t()[2:4][:, 1].fill_(7.0),
+    "another form": lambda w: w.view(-1)[5:9].zero_(),
+    "an assignment to a part": lambda w: w[0].__setitem__(slice(2), 7.0),
+    "detached": lambda w: w.detach().mul_(-1),
+    "the transpose": lambda w: w.T.copy_(torch.ones(8, 6)),
 }
 
 
@@ -130,6 +137,29 @@ def test_resetting_starts_from_new_weights():
         layer.reset_parameters()
         for name in names:
             assert not torch.equal(layer._parameters[name], before[name])
+
+
+def test_resetting_leaves_padding_at_zero():
+    layer = espnet_gq.prepare(nn.Embedding(5, 4, padding_idx=2), {"bits": 4})
+    layer.reset_parameters()
+    assert not layer.weight.data[2].any() and layer.weight.data[3].all()
+
+
+def test_gradients_through_a_part():
+    layer, x = linear().train(), torch.randn(3, 8)
+    F.linear(x, layer.weight[:2]).sum().backward()
+    rows = layer.weight.grad.abs().sum(1)
+    assert (rows[:2] > 0).all() and not rows[2:].any()
+
+
+def test_without_values_it_has_shapes():
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Embedding(5, 4, padding_idx=0), nn.LSTM(4, 4))
+    espnet_gq.prepare(module, {"bits": 4})
+    module[0].reset_parameters()
+    for training in (True, False):
+        x = torch.zeros(2, 3, dtype=torch.long, device="meta")
+        assert module.train(training)(x)[0].shape == (2, 3, 4)
 
 
 def test_tying_after_preparation_is_refused():

@@ -113,3 +113,52 @@ def test_a_nan_stays_a_nan_and_spoils_no_neighbour():
         for isa in isas():
             out = fused.forward(w, scale, inverse, c, mode, 7.0, isa)
             assert torch.isnan(out[0]).nonzero().tolist() == [[7]]
+
+
+def arguments():
+    w = torch.randn(4, 6)
+    scale = torch.ones(4, 1)
+    c = torch.linspace(-1, 1, 8)
+    return {"w": w, "scale": scale, "inv_scale": 1 / scale, "c": c}
+
+
+def gradients():
+    given = arguments()
+    return {**given, "grad": torch.ones_like(given["w"]), "dc": given["c"].clone()}
+
+
+SPOILT = {
+    "type": lambda t: t.double(),
+    "half": lambda t: t.half(),
+    "device": lambda t: t.to("meta"),
+    "shorter": lambda t: t[:-1],
+    "longer": lambda t: torch.cat([t, t, t]),
+    "whole numbers": lambda t: t.int(),
+    "sparse": lambda t: t.to_sparse(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+@pytest.mark.parametrize("name", ["scale", "inv_scale", "c", "grad", "dc", "w"])
+def test_memory_that_is_not_what_the_kernels_read_is_refused(name, spoil):
+    calls = [lambda g: fused.backward(**g, mode=fused.SOFT, alpha=3.0)]
+    if name not in ("grad", "dc"):
+        forward = ("w", "scale", "inv_scale", "c")
+        calls.append(
+            lambda g: fused.forward(
+                **{k: g[k] for k in forward}, mode=fused.HARD, alpha=3.0
+            )
+        )
+    for call in calls:
+        given = gradients()
+        call(given)
+        given[name] = SPOILT[spoil](given[name])
+        with pytest.raises((TypeError, ValueError, RuntimeError, NotImplementedError)):
+            call(given)
+
+
+def test_strided_scales_are_refused():
+    given = arguments()
+    given["scale"] = torch.ones(4, 2)[:, :1]
+    with pytest.raises(ValueError, match="contiguous"):
+        fused.forward(**given, mode=fused.SOFT)

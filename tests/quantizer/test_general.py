@@ -66,7 +66,7 @@ def test_degenerate_tensors_train(w, bits):
     quantizer(leaf).sum().backward()
     assert torch.isfinite(leaf.grad).all()
     assert torch.isfinite(quantizer.log_scale.grad).all()
-    # Where the training begins with nothing, the scale is that of a layer about to learn.
+    # Where the training begins with nothing, the scale is that of a new layer.
     largest = w.abs().max() if w.abs().max() > 1e-29 else w.shape[1] ** -0.5
     assert (quantizer.eval()(w) - w).abs().max() <= largest + 1e-20
 

@@ -2,14 +2,10 @@
 of them within bounds; no GPU needed. Every form: `benchmarks/gpu/compile_kernels.py`.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"))
-import compile_kernels  # noqa: E402
-from compile_kernels import CAPABILITIES, KERNELS, WIDTHS, Form  # noqa: E402
+from benchmarks.gpu import compile_kernels
+from benchmarks.gpu.compile_kernels import CAPABILITIES, KERNELS, WIDTHS, Form
 
 pytestmark = pytest.mark.skipif(
     compile_kernels.unavailable() is not None,

@@ -39,7 +39,7 @@ def compare(device):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_on_the_device():
+def test_on_cuda():
     compare("cuda")
 
 

@@ -32,9 +32,9 @@ from espnet_gq.packing import (
     save,
     unpack_state_dict,
 )
+from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
+from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
 from espnet_gq.quantizer.function import HARD
-from espnet_gq.quantizer.peers.dkm import DKMQuantizer
-from espnet_gq.quantizer.peers.lloyd_max import LloydMaxQuantizer
 from espnet_gq.runtime import PackedWeight, reference, set_mode, skeleton
 from tests.robustness.random_modules import (
     DTYPES,

@@ -34,7 +34,7 @@ def prepare(folder):
     (folder / "a").write_text("old")
 
 
-def aside(folder):
+def atomic(folder):
     write_text(folder / "a", "new" * 5000)
 
 
@@ -48,7 +48,7 @@ def forgetful(folder):
 
 
 injector = Injector(work)
-for command in (aside, in_place, forgetful):
+for command in (atomic, in_place, forgetful):
     runner = Runner(Case(command.__name__, prepare, command), work, injector)
     for fault in ("kill", "torn", "full", "error"):
         outcome = Outcome()
@@ -59,7 +59,7 @@ for command in (aside, in_place, forgetful):
 
 
 @needs_compiler
-def test_it_finds_what_is_not_written_aside(tmp_path):
+def test_it_finds_writes_that_are_not_atomic(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
@@ -73,7 +73,7 @@ def test_it_finds_what_is_not_written_aside(tmp_path):
     lines = [line.split() for line in done.stdout.splitlines()]
     found = {(command, fault): (int(n), int(m)) for command, fault, n, m in lines}
     for fault in ("kill", "torn", "full", "error"):
-        points, lost = found["aside", fault]
+        points, lost = found["atomic", fault]
         assert points >= 6 and lost == 0  # open, open, write, sync, rename, sync
         assert found["in_place", fault][1] > 0, fault
         assert found["forgetful", fault][1] > 0, fault

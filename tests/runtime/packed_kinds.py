@@ -42,7 +42,9 @@ def _sequence():
 
 KINDS: Dict[str, Kind] = {
     "Linear": Kind(lambda: nn.Linear(20, 33), lambda: (torch.randn(2, 5, 20),)),
-    "Linear 1-D": Kind(lambda: nn.Linear(20, 33, bias=False), lambda: (_states(20, count=1),)),
+    "Linear 1-D": Kind(
+        lambda: nn.Linear(20, 33, bias=False), lambda: (_states(20, count=1),)
+    ),
     "Conv1d 1": Kind(lambda: nn.Conv1d(20, 33, 1), lambda: (torch.randn(2, 20, 5),)),
     "Conv1d 3": Kind(
         lambda: nn.Conv1d(20, 34, 3, 2, groups=2), lambda: (torch.randn(2, 20, 9),)

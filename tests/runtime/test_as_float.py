@@ -8,8 +8,17 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from packed_kinds import KINDS, RECURRENT, close, equal, flat, in_mode, mapped, outcome
-from packed_kinds import pair
+from packed_kinds import (
+    KINDS,
+    RECURRENT,
+    close,
+    equal,
+    flat,
+    in_mode,
+    mapped,
+    outcome,
+    pair,
+)
 from torch import nn
 
 from espnet_gq.runtime import PackedWeight
@@ -40,7 +49,7 @@ def library(request, monkeypatch):
         monkeypatch.setattr(kernels, "library", lambda: None)
 
 
-# --- types ------------------------------------------------------------------------------
+# --- types ----------------------------------------------------------------------------
 
 
 @every_kind
@@ -87,9 +96,15 @@ def test_a_state_dict_keeps_the_type_as_a_float_layer_does(name):
     for assign in (False, True):
         for model in (packed, hardened):
             target = copy.deepcopy(model)
-            target.load_state_dict(copy.deepcopy(model).double().state_dict(), assign=assign)
+            target.load_state_dict(
+                copy.deepcopy(model).double().state_dict(), assign=assign
+            )
             (layer,) = target.children()
-            weight = next(m for n, m in [*layer.named_children(), *layer.named_parameters()] if "weight" in n)
+            weight = next(
+                m
+                for n, m in [*layer.named_children(), *layer.named_parameters()]
+                if "weight" in n
+            )
             assert weight.dtype == (torch.float64 if assign else torch.float32)
             args = mapped(lambda t: t.to(weight.dtype), kind.inputs())
             assert flat(target(*args))[0].dtype == weight.dtype
@@ -143,12 +158,20 @@ def test_autocast_gives_the_types_of_float_layers(name, mode, library):
         close(packed(*args), hardened(*args))
 
 
-# --- sizes ------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------
 
 SIZES = {
     "Linear": [(0, 20), (3, 0, 20), (1, 2, 3, 20), (20,), (3, 19), (0,), (), (3, 0)],
     "Conv1d 1": [
-        *((0, 20, 5), (20, 5), (2, 20, 1), (2, 20, 0), (2, 19, 5), (20,), (1, 2, 20, 5)),
+        *(
+            (0, 20, 5),
+            (20, 5),
+            (2, 20, 1),
+            (2, 20, 0),
+            (2, 19, 5),
+            (20,),
+            (1, 2, 20, 5),
+        ),
         *((19, 5), (0, 20, 0), ()),
     ],
     "Conv1d 3": [(0, 20, 9), (20, 9), (2, 20, 2), (2, 19, 9), (20,), (1, 2, 20, 9)],
@@ -157,14 +180,32 @@ SIZES = {
         *((5, 0, 20), (0, 3, 20), (0, 20), (1, 1, 20), (5, 20), (5, 3, 19), (20,)),
         *((2, 5, 3, 20), (5, 19), ()),
     ],
-    "LSTM projected": [(0, 5, 20), (3, 0, 20), (0, 20), (3, 1, 20), (5, 20), (3, 5, 19)],
-    "GRU": [(0, 5, 20), (3, 0, 20), (0, 20), (3, 1, 20), (5, 20), (3, 5, 19), (20,), ()],
+    "LSTM projected": [
+        (0, 5, 20),
+        (3, 0, 20),
+        (0, 20),
+        (3, 1, 20),
+        (5, 20),
+        (3, 5, 19),
+    ],
+    "GRU": [
+        (0, 5, 20),
+        (3, 0, 20),
+        (0, 20),
+        (3, 1, 20),
+        (5, 20),
+        (3, 5, 19),
+        (20,),
+        (),
+    ],
     "LSTMCell": [(0, 20), (20,), (3, 19), (2, 3, 20), (), (19,)],
     "GRUCell": [(0, 20), (20,), (3, 19), (2, 3, 20), (), (19,)],
 }
 
 
-@pytest.mark.parametrize("name, shape", [(n, s) for n, all_ in SIZES.items() for s in all_])
+@pytest.mark.parametrize(
+    "name, shape", [(n, s) for n, all_ in SIZES.items() for s in all_]
+)
 @every_mode
 def test_every_size_gives_what_the_float_layer_gives(name, shape, mode, library):
     packed, hardened = pair(KINDS[name].layer)
@@ -202,7 +243,10 @@ def test_every_layout_of_activations(name, mode, layout, library):
     kind = KINDS[name]
     packed, hardened = pair(kind.layer)
     args = mapped(layout, kind.inputs())
-    plain = mapped(lambda t: t.detach().resolve_neg().clone(memory_format=torch.contiguous_format), args)
+    plain = mapped(
+        lambda t: t.detach().resolve_neg().clone(memory_format=torch.contiguous_format),
+        args,
+    )
     with in_mode(packed, mode), torch.no_grad():
         # The products of PyTorch itself differ by the layout.
         close(packed(*args), packed(*plain), atol=1e-6 if mode == "exact" else 0.02)
@@ -262,7 +306,7 @@ def to_meta(value):
     return tuple(to_meta(part) for part in value)
 
 
-# --- embeddings -------------------------------------------------------------------------
+# --- embeddings -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.5, float("inf")])
@@ -278,7 +322,12 @@ def test_max_norm(norm_type, dtype, library):
     for model in (packed, hardened):
         model.layer.max_norm, model.layer.norm_type = limit, norm_type
     ours, theirs = packed(ids), hardened(ids).detach()
-    close(ours, theirs, atol=TOLERANCE[dtype], rtol=1e-2 if dtype is torch.bfloat16 else 1e-5)
+    close(
+        ours,
+        theirs,
+        atol=TOLERANCE[dtype],
+        rtol=1e-2 if dtype is torch.bfloat16 else 1e-5,
+    )
     assert not equal(ours, F.embedding(ids, before))
     assert equal(packed.layer.weight.dense(), before)  # it is frozen
     direct = F.embedding(ids, packed.layer.weight, max_norm=limit, norm_type=norm_type)
@@ -315,7 +364,7 @@ def test_indices(ids, library):
         close(ours, theirs.detach())
 
 
-# --- gradients and training -------------------------------------------------------------
+# --- gradients and training -----------------------------------------------------------
 
 
 def with_gradients(model, args):
@@ -323,11 +372,15 @@ def with_gradients(model, args):
     args = mapped(lambda t: t.detach().clone().requires_grad_(), args)
     model.zero_grad()
     out = flat(model(*args))
-    sum((t.double() * torch.linspace(1, 2, t.numel()).view(t.shape)).sum() for t in out).backward()
+    sum(
+        (t.double() * torch.linspace(1, 2, t.numel()).view(t.shape)).sum() for t in out
+    ).backward()
     leaves = [t for t in flat(args) if t.is_floating_point()]
-    return out, [t.grad for t in leaves], {
-        n: p.grad for n, p in model.named_parameters() if "weight" not in n
-    }
+    return (
+        out,
+        [t.grad for t in leaves],
+        {n: p.grad for n, p in model.named_parameters() if "weight" not in n},
+    )
 
 
 @every_kind
@@ -345,7 +398,11 @@ def test_values_of_the_mode_and_gradients_of_the_exact_product(name, mode, libra
             plain = packed(*args)
         assert all(t.requires_grad for t in out)
         size = 1e-6 if mode == "exact" else 1e-5  # of int8, a rounding may turn
-        close([t.detach() for t in out], plain, atol=0.02 if mode == "int8" and name in RECURRENT else size)
+        close(
+            [t.detach() for t in out],
+            plain,
+            atol=0.02 if mode == "int8" and name in RECURRENT else size,
+        )
     loose = (1e-4, 1e-3) if mode == "exact" else (0.3, 0.3)
     for a, b in zip(ours, to_x, strict=True):
         torch.testing.assert_close(a, b, atol=loose[0], rtol=loose[1])
@@ -423,7 +480,19 @@ def test_a_change_in_place_before_the_gradient_is_noticed():
         out.backward()
 
 
-@pytest.mark.parametrize("name", ["Linear", "Conv1d 1", "Conv1d 3", "Embedding", "LSTM", "GRU", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Linear",
+        "Conv1d 1",
+        "Conv1d 3",
+        "Embedding",
+        "LSTM",
+        "GRU",
+        "LSTMCell",
+        "GRUCell",
+    ],
+)
 @pytest.mark.parametrize("transform", ["vmap", "jvp", "grad", "dual"])
 @every_mode
 def test_transforms_of_functions(name, transform, mode, library):
@@ -493,7 +562,9 @@ def test_a_float_weight_in_a_packed_weights_place():
             assert equal(packed(*args), hardened(*args))
     packed, hardened = pair(lambda: nn.LSTM(20, 33))
     for name in ("weight_ih_l0", "weight_hh_l0"):
-        setattr(packed.layer, name, nn.Parameter(getattr(hardened.layer, name).detach()))
+        setattr(
+            packed.layer, name, nn.Parameter(getattr(hardened.layer, name).detach())
+        )
         x = torch.randn(5, 3, 20)
         with torch.no_grad():
             close(packed(x), hardened(x))

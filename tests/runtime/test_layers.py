@@ -8,8 +8,9 @@ from torch import nn
 
 import espnet_gq
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight, set_mode, skeleton
+from espnet_gq.runtime import PackedWeight
 from espnet_gq.runtime import library as library_module
+from espnet_gq.runtime import set_mode, skeleton
 
 
 class Wrapped(nn.Module):

@@ -8,14 +8,25 @@ import threading
 
 import pytest
 import torch
-from packed_kinds import KINDS, RECURRENT, close, equal, flat, in_mode, mapped, outcome
-from packed_kinds import pair
+from packed_kinds import (
+    KINDS,
+    RECURRENT,
+    close,
+    equal,
+    flat,
+    in_mode,
+    mapped,
+    outcome,
+    pair,
+)
 from torch import nn
 
 import espnet_gq
+from espnet_gq.native import address
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight, available, reference
+from espnet_gq.runtime import PackedWeight, available
 from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime import reference
 
 compiled = pytest.mark.skipif(not available(), reason="the kernels were not built")
 every_kind = pytest.mark.parametrize("name", KINDS)
@@ -44,7 +55,7 @@ def defaults(dtype=None, device=None):
         torch.set_default_device(None)
 
 
-# --- the process's defaults -------------------------------------------------------------
+# --- the process's defaults -----------------------------------------------------------
 
 
 @every_kind
@@ -95,8 +106,9 @@ def test_packed_files_are_read_under_another_default(dtype):
         expected = load_packed(nn.Sequential(nn.Linear(20, 33)), packed)(x)
         with defaults(dtype=dtype):
             weight = PackedWeight.from_stream(
-                *stream_of(5, (20, 33)), torch.ones(32, dtype=torch.float32)
-                .cumsum(0), torch.ones(1, dtype=torch.float32)
+                *stream_of(5, (20, 33)),
+                torch.ones(32, dtype=torch.float32).cumsum(0),
+                torch.ones(1, dtype=torch.float32),
             )
         assert weight.dtype == weight.codebook.dtype == torch.float32
     assert expected.dtype == torch.float32
@@ -109,7 +121,7 @@ def stream_of(bits, shape):
     return pack_bits(index.numpy(), bits), shape
 
 
-# --- pointers ---------------------------------------------------------------------------
+# --- pointers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,11 +142,11 @@ def stream_of(bits, shape):
 )
 def test_addresses_of_other_tensors_are_refused(wrong, error, words):
     right = torch.zeros(2, 3)
-    address = kernels.address
+
     assert address(right, torch.float32, 6, "x") == right.data_ptr()
     assert address(torch.zeros(0), torch.float32, 0, "x") == 0
     with pytest.raises(error, match=words):
-        kernels.address(wrong(), torch.float32, 6, "x")
+        address(wrong(), torch.float32, 6, "x")
 
 
 @compiled
@@ -199,7 +211,7 @@ def test_rows_out_of_range(rows, dtype, library):
             model(ids)
 
 
-# --- states of recurrent layers ---------------------------------------------------------
+# --- states of recurrent layers -------------------------------------------------------
 
 
 def wrong_states(state):
@@ -289,7 +301,7 @@ def test_sequences_that_are_none_are_refused(sizes, cell, library):
             packed(sequence)
 
 
-# --- what is derived --------------------------------------------------------------------
+# --- what is derived ------------------------------------------------------------------
 
 
 def perturb(model, part, how):
@@ -387,7 +399,7 @@ def test_the_codebook_of_infinities_is_not_taken_for_numbers(library):
                 assert not packed(torch.randn(2, 20)).isfinite().all()
 
 
-# --- threads ----------------------------------------------------------------------------
+# --- threads --------------------------------------------------------------------------
 
 
 @every_mode

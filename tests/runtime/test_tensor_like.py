@@ -30,7 +30,9 @@ FUNCTIONS = {
     "as a right operand": (lambda x, w: x.t() @ (x @ w.mT) @ w),
     "mm": (lambda x, w: torch.mm(w, x.t())),
     "einsum": (lambda x, w: torch.einsum("bi,oi->bo", x, w)),
-    "bilinear": (lambda x, w: F.bilinear(x, x, w.reshape(33, 20, 1).expand(-1, -1, 20))),
+    "bilinear": (
+        lambda x, w: F.bilinear(x, x, w.reshape(33, 20, 1).expand(-1, -1, 20))
+    ),
     "addmm": (lambda x, w: torch.addmm(torch.zeros(33), x, w.transpose(0, 1))),
     "norm": (lambda x, w: w.norm() + torch.linalg.vector_norm(w)),
     "statistics": (lambda x, w: w.abs().mean() + w.std() + w.max() - w.min()),
@@ -131,7 +133,15 @@ def test_attributes(linear, attribute):
 @pytest.mark.parametrize(
     "call",
     [
-        *("size()", "size(0)", "size(-1)", "dim()", "numel()", "nelement()", "stride()"),
+        *(
+            "size()",
+            "size(0)",
+            "size(-1)",
+            "dim()",
+            "numel()",
+            "nelement()",
+            "stride()",
+        ),
         *("is_contiguous()", "is_floating_point()", "is_complex()", "type()"),
         *("element_size()", "__len__()", "ndimension()", "get_device()"),
     ],
@@ -170,9 +180,12 @@ WRITES = {
 def test_writes_are_refused_in_one_sentence(linear, name):
     packed, _ = linear
     before = packed.dense()
-    with torch.no_grad(), pytest.raises(
-        (AttributeError, TypeError, RuntimeError), match="a packed weight is frozen"
-    ) as caught:
+    with (
+        torch.no_grad(),
+        pytest.raises(
+            (AttributeError, TypeError, RuntimeError), match="a packed weight is frozen"
+        ) as caught,
+    ):
         WRITES[name](packed)
     assert "\n" not in str(caught.value)
     assert equal(packed.dense(), before)
@@ -202,7 +215,7 @@ def test_conversions_leave_the_weight(linear):
     assert packed.to("meta").is_meta and packed.cpu().is_cpu and not packed.is_meta
 
 
-# --- PyTorch's transformer --------------------------------------------------------------
+# --- PyTorch's transformer ------------------------------------------------------------
 
 LAYER = dict(d_model=16, nhead=2, dim_feedforward=24, batch_first=True)
 

@@ -65,12 +65,16 @@ def test_torch_jit_trace(name, mode, tmp_path):
 @pytest.mark.parametrize("cell", RECURRENT)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_jit_trace_of_a_sequence(cell):
-    packed, _ = pair(lambda: cell(20, 33))
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.packed = pair(lambda: cell(20, 33))[0]
 
-    def run(data, sizes):
-        out, state = packed(nn.utils.rnn.PackedSequence(data, sizes))
-        return (out.data, *flat(state))
+        def forward(self, data, sizes):
+            out, state = self.packed(nn.utils.rnn.PackedSequence(data, sizes))
+            return (out.data, *flat(state))
 
+    run = Sequence()
     sizes = torch.tensor([3, 2, 2, 1])
     with torch.no_grad():
         traced = torch.jit.trace(run, (torch.randn(8, 20), sizes))
@@ -233,3 +237,17 @@ def test_operators(operator, arguments):
 
 def matrices(outputs):
     return [torch.randn(32, outputs)], [torch.randn(outputs, 8)]
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_operators_refuse_operands_of_several_devices(at):
+    """The implementation for "meta" would return memory that nothing was written to."""
+    operands = [torch.randn(4, 20), *PARTS]
+    operands[at] = operands[at].to("meta")
+    with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+        torch.ops.espnet_gq.packed_linear(*operands, None, 33, 20, False)
+    if at:
+        with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+            torch.ops.espnet_gq.packed_values(*operands[1:], 33, 20)
+        with pytest.raises(RuntimeError, match="cpu, meta; allowed: one device"):
+            torch.ops.espnet_gq.packed_rows(torch.tensor([1]), *operands[1:], 33, 20)

@@ -24,8 +24,8 @@ import torch
 from espnet_gq import GQConfig, prepare
 from espnet_gq.analysis.sensitivity import Cost, Sensitivity, TensorCosts
 from espnet_gq.bin import allocate, format_wav_scp, pack
-from espnet_gq.espnet.archive import unpack_archive
-from espnet_gq.espnet.audio import AudioNeeds
+from espnet_gq.espnet.inference.audio import AudioNeeds
+from espnet_gq.espnet.sharing.archive import unpack_archive
 from espnet_gq.nn import GQConfigError
 from espnet_gq.packing import load_packed, load_state_dict, pack_state_dict
 from espnet_gq.packing.checkpoint import DTYPES

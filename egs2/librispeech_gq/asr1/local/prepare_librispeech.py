@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
-from espnet_gq.espnet.datadir import write_spk2utt, write_table
+from espnet_gq.recipe.datadir import write_spk2utt, write_table
 
 
 class Utterance(NamedTuple):

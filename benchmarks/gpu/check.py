@@ -1,0 +1,135 @@
+"""Check on a GPU, in minutes, all that could not be checked without one.
+
+    make gpu-check
+    python -m benchmarks.gpu.check --device cpu     small sizes: shows that it works
+
+Prints one table and writes JSON. See README.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from benchmarks import ROOT
+from benchmarks.gpu.rows import CPU_FACTOR, FAIL, ROWS, Row
+from benchmarks.gpu.table import counted, lines_of
+from benchmarks.options import command, new_parser
+from benchmarks.report import machine, progress
+from espnet_gq.files import write_json
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End a row's process and those that it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
+    """Run a row in a process of its own; return its record.
+
+    Args:
+        row: Which.
+        args: The command line.
+        limit: Seconds that are left.
+    """
+    own = row.seconds * (CPU_FACTOR if args.device == "cpu" else 1)
+    limit = min(own, limit)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder, "results.jsonl"), Path(folder, "log.txt")
+        words = [sys.executable, "-m", "benchmarks.gpu.rows", row.module]
+        words += ["--device", args.device, "--out", str(out)]
+        words += ["--small"] * args.small
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                words, cwd=ROOT, stdout=file, stderr=file, start_new_session=True
+            )
+            try:
+                code: Optional[int] = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _stop(process)
+        lines = out.read_text().splitlines() if out.exists() else []
+        text = log.read_text(errors="replace")
+    results = [json.loads(line) for line in lines]
+    if code != 0:
+        last = (text.strip().splitlines() or ["no message"])[-1][:200]
+        what = f"stopped after {limit:.0f} s" if code is None else f"exit status {code}"
+        case = "the row to its end"
+        results.append(dict(case=case, status=FAIL, note=f"{what}: {last}"))
+    if args.verbose:
+        print(text, file=sys.stderr)
+    return dict(
+        row=row.module,
+        what=row.what,
+        seconds=round(time.monotonic() - start, 1),
+        results=results,
+    )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+    add("--rows", nargs="+", choices=[r.module for r in ROWS], help="only these")
+    add("--minutes", type=float, help="for all rows (default: 8, on a CPU 30)")
+    add("--small", action="store_true", help="small sizes on a GPU too")
+    add("--json", type=Path, help="file for the results")
+    add("--verbose", action="store_true", help="show what the rows print")
+    return parser
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the rows, print the table; 1 where a line failed."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
+    args.small |= args.device == "cpu"
+    if args.minutes is None:
+        args.minutes = 30 if args.device == "cpu" else 8
+    if not args.minutes > 0:
+        parser.error(f"--minutes {args.minutes:g}; allowed: above 0")
+    record: Dict[str, Any] = dict(
+        benchmark="gpu_check",
+        device=args.device,
+        small=args.small,
+        command=command("--json"),
+        machine=machine(args.device),
+        rows=[],
+    )
+    end = time.monotonic() + 60 * args.minutes
+    for row in ROWS:
+        if args.rows and row.module not in args.rows:
+            continue
+        left = end - time.monotonic()
+        if left < 5:
+            note = f"not run: {args.minutes:g} minutes were over"
+            found = dict(row=row.module, what=row.what, seconds=0.0, results=[])
+            found["results"] = [dict(case=row.what, status=FAIL, note=note)]
+        else:
+            progress(f"{row.module}: {row.what}")
+            found = run_row(row, args, left)
+        record["rows"].append(found)
+        if args.json:
+            write_json(args.json, record)
+    print("\n".join(lines_of(record)))
+    return 1 if counted(record)[FAIL] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""ESPnet's encoders, decoders and models in quantized form."""

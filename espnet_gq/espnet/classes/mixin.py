@@ -1,0 +1,83 @@
+"""What turns one of ESPnet's classes into its quantized form."""
+
+import inspect
+from typing import Any, Dict, Optional, Sequence
+
+from torch import nn
+
+from espnet_gq._compat import RENAMED_LAYERS
+from espnet_gq.nn import GQConfigError, prepare
+
+
+class QuantizedByConf(nn.Module):
+    """Adds `gq_conf` to the arguments of the class it is mixed into.
+
+    List it before the ESPnet class. The signature that ESPnet reads the defaults from
+    is that of the ESPnet class plus `gq_conf`.
+    """
+
+    gq_name: str
+    """What error messages call the class: its name in ESPnet's configuration."""
+    gq_optional = False
+    """Whether the model stays float where no `gq_conf` is given."""
+
+    def __init__(self, *args, gq_conf: Optional[Dict[str, Any]] = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if gq_conf is None and self.gq_optional:
+            return
+        try:
+            self._quantize(gq_conf)
+        except GQConfigError as e:
+            raise GQConfigError(f"{self.gq_name}: {e}") from None
+        self.register_load_state_dict_pre_hook(_rename_quantizers)
+
+    def _quantize(self, gq_conf: Optional[Dict[str, Any]]) -> None:
+        prepare(self, gq_conf)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        base: Any = cls.__mro__[cls.__mro__.index(QuantizedByConf) + 1]
+        signature = inspect.signature(base.__init__)
+        parameters = list(signature.parameters.values())[1:]
+        gq_conf = inspect.Parameter(
+            "gq_conf",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Optional[Dict[str, Any]],
+        )
+        at = len(parameters)
+        if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            at -= 1
+        parameters.insert(at, gq_conf)
+        setattr(cls, "__signature__", signature.replace(parameters=parameters))
+
+
+def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):
+    """Give quantizers of another ESPnet release the names that this one has."""
+    names = None
+    for old, new in RENAMED_LAYERS:
+        for key in [k for k in state if k.startswith(prefix + old)]:
+            name = new + key[len(prefix + old) :]
+            names = names or set(module.state_dict())
+            if "_quantizer." in name and name in names:
+                state[prefix + name] = state.pop(key)
+
+
+def prepare_parts(
+    model: nn.Module, names: Sequence[str], gq_conf: Optional[Dict[str, Any]]
+) -> None:
+    """Quantize some children of a model; patterns are names inside the model.
+
+    Args:
+        model: ESPnet's model.
+        names: Its children to quantize; those it lacks are left out.
+        gq_conf: See `espnet_gq.nn.GQConfig`.
+    """
+    holder = nn.Module()
+    for name in names:
+        part = getattr(model, name, None)
+        if part is not None:
+            holder.add_module(name, part)
+    prepare(holder, gq_conf)
+    for name, part in holder.named_children():
+        setattr(model, name, part)

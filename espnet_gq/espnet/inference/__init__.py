@@ -1,0 +1,1 @@
+"""Loading a trained model and decoding with it, streaming included."""

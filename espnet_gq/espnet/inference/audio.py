@@ -1,0 +1,164 @@
+"""Utterances that cannot be decoded: named, left out, and told by the exit status.
+
+ESPnet's decoding commands read audio in worker processes and end at the first file that
+cannot be read, whatever was still to come; a wrong sampling rate they do not notice.
+"""
+
+import argparse
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
+
+import numpy as np
+import soundfile
+
+from espnet_gq.recipe.datadir import parse_rate
+
+Triple = Tuple[str, str, str]
+SHOWN = 10
+"""At most so many utterances are named in the last sentence."""
+
+
+@dataclass(frozen=True)
+class AudioNeeds:
+    """What a model takes.
+
+    Args:
+        rate: Samples a second, None: any.
+        samples: Least number of samples.
+    """
+
+    rate: Optional[int] = None
+    samples: int = 1
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "AudioNeeds":
+        """Return what a model takes by the arguments it was trained with."""
+        conf = getattr(args, "frontend_conf", None) or {}
+        if getattr(args, "input_size", None) is not None or "fs" not in conf:
+            return cls()
+        # STFT reflects half a window at both ends, which a shorter signal lacks.
+        n_fft = conf.get("n_fft", 512)
+        return cls(parse_rate(conf["fs"]), n_fft // 2 + 1)
+
+    def refusal(self, path: str) -> Optional[str]:
+        """Return why a file cannot be decoded, None where it can."""
+        try:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except (OSError, RuntimeError, ValueError, TypeError) as e:
+            reason = " ".join(str(e).split()) or type(e).__name__
+            return f"{path} cannot be read as audio ({reason}); allowed: WAV, FLAC, ..."
+        if self.rate is not None and rate != self.rate:
+            return f"{path} has {rate} Hz; allowed: {self.rate} Hz, as in training"
+        if len(samples) < self.samples:
+            return f"{path} has {len(samples)} samples; allowed: {self.samples} or more"
+        if not np.isfinite(samples).all():
+            return f"{path} holds NaN or infinite samples; allowed: finite numbers"
+        return None
+
+
+def _lines(path: str) -> Iterator[Tuple[str, str]]:
+    """Yield (key, value) of a table; a key alone has the value ""."""
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            key, *value = line.split(maxsplit=1) or [""]
+            yield key, value[0].strip() if value else ""
+
+
+def refusals(data: List[Triple], keys: List[str], needs: AudioNeeds) -> Dict[str, str]:
+    """Return utterance -> why it cannot be decoded, for those that cannot.
+
+    Args:
+        data: (path, name, type) as ESPnet's --data_path_and_name_and_type.
+        keys: The utterances to look at.
+        needs: What the model takes.
+    """
+    found: Dict[str, str] = {}
+    for path, _, kind in data:
+        if kind != "sound":
+            continue
+        files = dict(_lines(path))
+        for key in keys:
+            file = files.get(key)
+            reason = needs.refusal(file) if file else f"{path} names no file for it"
+            if reason is not None:
+                found.setdefault(key, reason)
+    return found
+
+
+class _Rest:
+    """A loader without the refused utterances; ends the program after the last one."""
+
+    def __init__(self, loader: Any, refused: Dict[str, str], total: int, folder: Any):
+        self.loader, self.refused, self.total = loader, refused, total
+        self.folder = folder  # of the key file, for as long as the loader may read it
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        if self.loader is not None:
+            yield from self.loader
+        self.folder.cleanup()
+        shown = [f"{utt}: {why}" for utt, why in list(self.refused.items())[:SHOWN]]
+        if len(self.refused) > SHOWN:
+            shown.append(f"and {len(self.refused) - SHOWN} more")
+        count = f"{len(self.refused)} of {self.total}"
+        raise SystemExit(
+            f"espnet_gq: error: {count} utterances were not decoded: {'; '.join(shown)}"
+        )
+
+
+def check_before_decoding(task: Type[Any]) -> None:
+    """Let a task's decoding leave out, and report, audio that cannot be decoded.
+
+    What the model takes comes from `build_preprocess_fn`, which ESPnet's commands call
+    with the arguments of the training just before they build the iterator.
+    """
+    build_preprocess = task.build_preprocess_fn.__func__
+    build_iterator = task.build_streaming_iterator.__func__
+    if getattr(build_iterator, "gq", False):
+        return
+
+    def build_preprocess_fn(cls, args, train):
+        function = build_preprocess(cls, args, train)
+        if function is not None and not train:
+            function.gq_needs = AudioNeeds.of(args)
+        return function
+
+    def build_streaming_iterator(
+        cls, data_path_and_name_and_type, preprocess_fn, collate_fn, key_file=None, **kw
+    ):
+        def build(key_file):
+            return build_iterator(
+                cls,
+                data_path_and_name_and_type,
+                preprocess_fn,
+                collate_fn,
+                key_file=key_file,
+                **kw,
+            )
+
+        data = list(data_path_and_name_and_type)
+        kinds = {kind for _, _, kind in data}
+        if not kw.get("inference") or not kinds <= {"sound", "text"} or not data:
+            return build(key_file)
+        keys = [key for key, _ in _lines(key_file or data[0][0]) if key]
+        needs = getattr(preprocess_fn, "gq_needs", AudioNeeds())
+        refused = refusals(data, keys, needs)
+        if not refused:
+            return build(key_file)
+        for utt, why in refused.items():
+            logging.error(f"{utt} is not decoded: {why}")
+        folder = tempfile.TemporaryDirectory()
+        left = [key for key in keys if key not in refused]
+        rest = Path(folder.name) / "keys"
+        rest.write_text("".join(f"{key}\n" for key in left), encoding="utf-8")
+        loader = build(str(rest)) if left else None
+        return _Rest(loader, refused, len(keys), folder)
+
+    setattr(build_streaming_iterator, "gq", True)
+    task.build_preprocess_fn = classmethod(build_preprocess_fn)
+    task.build_streaming_iterator = classmethod(build_streaming_iterator)

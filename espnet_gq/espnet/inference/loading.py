@@ -1,0 +1,214 @@
+"""Building a trained model from its files, packed or not."""
+
+import contextlib
+import functools
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Iterator, List, Mapping, Optional, Union
+
+import torch
+
+from espnet_gq._compat import tensors_only
+from espnet_gq.espnet.inference.int8_option import serve_quantize_option
+from espnet_gq.espnet.training.checkpointing import CHECKPOINT
+from espnet_gq.nn.finite import NotFiniteError
+from espnet_gq.nn.prepare import harden_, quantized_weights
+from espnet_gq.packing import (
+    CheckpointError,
+    is_packed,
+    load_object,
+    load_packed,
+    quantized_names,
+    unpack_state_dict,
+)
+from espnet_gq.packing.loading import first_mismatch
+from espnet_gq.quantizer.base import StateError
+from espnet_gq.runtime import available, skeleton
+
+MADE_BY = {
+    "packed": "stage 14 (--skip_packing false), or by python3 -m espnet_gq.bin.pack",
+    "float": "python3 -m espnet_gq.bin.pack --format float",
+}
+"""How the forms of a trained checkpoint are made, by what its name ends in."""
+MODELS_SHOWN = 8
+"""At most so many files are named in a sentence."""
+
+
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """A file of a model that does not exist: names it, and says how it is made."""
+
+
+def check_files(
+    config_file: Union[str, Path, None], model_file: Union[str, Path, None]
+) -> None:
+    """Refuse files of a model that do not exist.
+
+    Args:
+        config_file: config.yaml of the training, None not to look.
+        model_file: Checkpoint, packed or not, None not to look.
+
+    Raises:
+        MissingFileError: If one does not exist; says how it is made.
+    """
+    if model_file is not None and not Path(model_file).is_file():
+        raise MissingFileError(_missing_model(Path(model_file)))
+    if config_file is not None and not Path(config_file).is_file():
+        raise MissingFileError(
+            f"{config_file}: no such file; allowed: config.yaml, which a training "
+            "writes beside its checkpoints"
+        )
+
+
+def _missing_model(path: Path) -> str:
+    missing = f"{path}: no such file"
+    if not path.parent.is_dir():
+        return f"{missing}, and no such folder; allowed: a checkpoint of a training"
+    stem, _, form = path.name.removesuffix(".pth").rpartition(".")
+    source = path.with_name(f"{stem}.pth")
+    if form in MADE_BY and path.suffix == ".pth" and source.is_file():
+        return f"{missing}; it is made by {MADE_BY[form]} --asr_model_file {source}"
+    others = sorted(
+        file.name
+        for file in path.parent.glob("*.pth")
+        if file.is_file() and file.name != CHECKPOINT  # is to resume from
+    )
+    if not others:
+        return f"{missing}, and no other checkpoint there: train first (stage 11)"
+    shown = ", ".join(others[:MODELS_SHOWN])
+    more = len(others) - MODELS_SHOWN
+    return f"{missing}; allowed: " + shown + (f" and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def fitting(path: Union[str, Path]) -> Iterator[None]:
+    """Say in one sentence that the checkpoint loaded within does not fit the model.
+
+    Raises:
+        CheckpointError: In place of what torch, a quantizer or the packed format raise.
+    """
+    try:
+        yield
+    except CheckpointError as e:
+        message = str(e)
+        if str(path) not in message:
+            message = f"{path}: {message}"
+        raise CheckpointError(message) from None
+    except (StateError, NotFiniteError) as e:
+        raise CheckpointError(f"{path}: {e}") from None
+    except RuntimeError as e:
+        if "state_dict" not in str(e):
+            raise
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this configuration: {first_mismatch(e)}"
+        ) from None
+
+
+def _check_names(model: torch.nn.Module, loaded: Any) -> None:
+    """Refuse names that ESPnet, which does not look at them, would let pass.
+
+    Only where the model or the checkpoint is quantized: a float one is ESPnet's.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks tensors, or has others.
+    """
+    if not isinstance(loaded, Mapping) or not all(
+        map(torch.is_tensor, loaded.values())
+    ):
+        return
+    if not quantized_names(loaded) and not any(True for _ in quantized_weights(model)):
+        return
+    found = model.load_state_dict(loaded, strict=False)
+    missing = [name for name in found.missing_keys if "_quantizer." not in name]
+    for what, names in (("lacks", missing), ("also has", found.unexpected_keys)):
+        if names:
+            raise CheckpointError(
+                f"it is not a checkpoint of this configuration: it {what} "
+                f"{len(names)} tensors, such as '{names[0]}'"
+            )
+
+
+def extend_build_model_from_file(task) -> None:
+    """Let a task's `build_model_from_file` take packed checkpoints as well.
+
+    On a CPU a packed file's model computes with packed weights (`espnet_gq.runtime`).
+    Any other comes back hardened: float layers with every quantized weight on its
+    centroid, so that decoding costs no quantization and all forms of a checkpoint give
+    the same result.
+    """
+    original = task.build_model_from_file.__func__
+    if getattr(original, "gq", False):
+        return
+
+    def build_model_from_file(
+        cls,
+        config_file: Optional[Union[Path, str]] = None,
+        model_file: Optional[Union[Path, str]] = None,
+        device: str = "cpu",
+    ):
+        if config_file is None and model_file is not None:
+            check_files(None, model_file)
+            config_file = Path(model_file).parent / "config.yaml"
+        check_files(config_file, model_file)
+        if model_file is None:
+            model, args = original(cls, config_file, None, device)
+            return harden_(model), args
+        loaded = load_object(model_file, mmap=True)
+        with fitting(model_file):
+            if not is_packed(loaded):
+                with tensors_only():
+                    model, args = original(cls, config_file, model_file, device)
+                _check_names(model, loaded)
+            else:
+                if torch.device(device).type == "cpu" and available():
+                    serve_quantize_option()
+                    with skeleton():
+                        model, args = original(cls, config_file, None, device)
+                    return load_packed(model, model_file), args
+                state = unpack_state_dict(loaded)
+                model, args = original(cls, config_file, None, device)
+                model.load_state_dict(state)
+            _warn_unfitted(model, model_file)
+            harden_(model)
+        return model, args
+
+    setattr(build_model_from_file, "gq", True)
+    task.build_model_from_file = classmethod(build_model_from_file)
+
+
+def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None:
+    unfitted: List[str] = [
+        name for name, _, quantizer in quantized_weights(model) if not quantizer.fitted
+    ]
+    if unfitted:
+        logging.warning(
+            f"{model_file} has no trained codebook for {len(unfitted)} tensors that "
+            f"the configuration quantizes (such as {unfitted[0]}): they are fitted to "
+            "the weights (post-training quantization)"
+        )
+
+
+def check_init_param(module: ModuleType) -> None:
+    """Let `--init_param` say in one sentence what is wrong with its checkpoint.
+
+    Args:
+        module: One of those that hold ESPnet's `load_pretrained_model`.
+    """
+    original = module.load_pretrained_model
+    if getattr(original, "gq", False):
+        return
+
+    @functools.wraps(original)
+    def load_pretrained_model(init_param: str, *args, **kwargs):
+        path = init_param.split(":")[0]
+        if is_packed(load_object(path, mmap=True)):
+            raise CheckpointError(
+                f"{path} is packed; allowed as --init_param: a checkpoint of a "
+                "training, or the float form of the packed one (python -m "
+                "espnet_gq.bin.pack --format float)"
+            )
+        with fitting(path), tensors_only():
+            return original(init_param, *args, **kwargs)
+
+    setattr(load_pretrained_model, "gq", True)
+    setattr(module, "load_pretrained_model", load_pretrained_model)

@@ -1,0 +1,1 @@
+"""Model zips, the hub and the model card."""

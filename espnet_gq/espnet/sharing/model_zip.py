@@ -1,0 +1,322 @@
+"""A trained model as ESPnet's zip: packed, in a float form beside it, with a card.
+
+The zip is what ESPnet's stage 14 writes (`espnet2.bin.pack asr`) and two files more:
+
+    meta.yaml, exp/.../config.yaml, exp/.../valid.acc.ave.packed.pth, ...
+    README.md    the model card
+    float.zip    a zip of ESPnet's own kind that needs no plugin: the same weights as
+                 float32, with a configuration of float classes
+
+A zip within the zip, because ESPnet's downloader puts right the paths in the
+configuration of one model a zip, and because the hub then holds it compressed.
+"""
+
+import functools
+import shutil
+import tempfile
+from argparse import Namespace
+from pathlib import Path, PurePath
+from types import ModuleType
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
+
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from espnet_gq.espnet.inference.loading import MissingFileError, check_files
+from espnet_gq.espnet.sharing.archive import (
+    YAML_FILES,
+    ArchiveError,
+    read_yaml,
+    unpack_archive,
+    write_archive,
+    write_meta,
+)
+from espnet_gq.espnet.sharing.card import FLOAT, FLOAT_WEIGHTS, model_card
+from espnet_gq.espnet.sharing.plain_config import plain_config
+from espnet_gq.espnet.training.options import quantizes
+from espnet_gq.packing import (
+    CheckpointError,
+    harden_state_dict,
+    is_packed,
+    load_state_dict,
+    pack_state_dict,
+    quantized_names,
+    save,
+    unpack_state_dict,
+)
+
+PathLike = Union[str, Path]
+CARD = "README.md"
+
+
+def zip_model(
+    asr_train_config: PathLike,
+    asr_model_file: PathLike,
+    outpath: PathLike,
+    options: Iterable[PathLike] = (),
+    lang: Optional[str] = None,
+    recipe: Optional[str] = None,
+    language_models: Optional[Mapping[str, PathLike]] = None,
+) -> None:
+    """Write a model's zip. Paths in it are as in the configuration of the training.
+
+    What decoding needs of the files that the configuration names goes in by itself.
+
+    Args:
+        asr_train_config: config.yaml of the training.
+        asr_model_file: Its packed file, or the checkpoint of a float training.
+        outpath: The zip to write.
+        options: Further files and folders, such as RESULTS.md and images.
+        lang: Language, for the card.
+        recipe: Such as "librispeech/asr1", for the card.
+        language_models: Further files of Speech2Text, such as lm_train_config and
+            lm_file.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the configuration or the checkpoint is malformed, or a quantized
+            checkpoint is not packed.
+    """
+    check_files(asr_train_config, asr_model_file)
+    config = read_yaml(asr_train_config)
+    state = load_state_dict(asr_model_file)
+    if not is_packed(state) and quantized_names(state):
+        raise ValueError(
+            f"{asr_model_file} is quantized but not packed; allowed: what "
+            "python3 -m espnet_gq.bin.pack writes, or a float checkpoint"
+        )
+    further = {key: Path(path) for key, path in (language_models or {}).items()}
+    needed = [*_needed(config), *_files(further.values())]
+    names = _names([*needed, *_files(options), Path(asr_model_file)])
+    model, config_name = names[Path(asr_model_file)], _name(Path(asr_train_config))
+    config = _renamed(config, names)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, float_folder = Path(temporary) / "model", Path(temporary) / "float"
+        for path, name in names.items():
+            _copy(path, folder / name)
+        _write(folder, config_name, config, model, further, names)
+        if is_packed(state):
+            for path in needed:
+                _copy(path, float_folder / names[path])
+            stem = model.removesuffix(".pth").removesuffix(".packed")
+            weights = f"{stem}{FLOAT_WEIGHTS}"
+            save(harden_state_dict(unpack_state_dict(state)), float_folder / weights)
+            float_config = plain_config(config)
+            name = f"{stem}.float.yaml"
+            _write(float_folder, name, float_config, weights, further, names)
+            write_archive(float_folder, folder / FLOAT)
+        card = model_card(folder, Path(outpath).name, lang, recipe)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        write_archive(folder, outpath)
+
+
+def _needed(config: Mapping[str, Any]) -> List[Path]:
+    """Return the files named in a configuration that decoding reads."""
+    stats = (config.get("normalize_conf") or {}).get("stats_file")
+    named = [stats, config.get("non_linguistic_symbols")]
+    if config.get("token_type") == "bpe":
+        named.append(config.get("bpemodel"))
+    paths = [Path(name) for name in named if isinstance(name, str) and name != "none"]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}, which the configuration names: no such file; allowed: to be "
+                "run in the folder of the recipe"
+            )
+    return paths
+
+
+def _files(options: Iterable[PathLike]) -> Iterable[Path]:
+    """Yield files, and all files below folders."""
+    for option in map(Path, options):
+        if not option.exists():
+            raise FileNotFoundError(f"{option}: no such file or folder")
+        found = sorted(option.rglob("*")) if option.is_dir() else [option]
+        yield from (path for path in found if path.is_file())
+
+
+def _name(path: Path) -> str:
+    """Return a file's path in the zip: relative to the recipe where it lies in it.
+
+    Links are not followed: a configuration has the names that the recipe gave.
+    """
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return PurePath(*(p for p in path.parts if p not in (path.anchor, ".."))).as_posix()
+
+
+def _names(paths: Iterable[Path]) -> Dict[Path, str]:
+    names = {path: _name(path) for path in paths}
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            "two files have the same path in the zip; allowed: files below the folder "
+            f"of the recipe, not {', '.join(map(str, names))}"
+        )
+    return names
+
+
+def _renamed(value: Any, names: Mapping[Path, str]) -> Any:
+    """Return a configuration that has the names of files as they are in the zip."""
+    if isinstance(value, dict):
+        return {k: _renamed(v, names) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(v, names) for v in value]
+    return names.get(Path(value), value) if isinstance(value, str) else value
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _write(
+    folder: Path,
+    config_name: str,
+    config: Mapping[str, Any],
+    model: str,
+    language_models: Mapping[str, Path],
+    names: Mapping[Path, str],
+) -> None:
+    """Write a model folder's configurations and meta.yaml.
+
+    Args:
+        folder: The model folder.
+        config_name: Path of the model's configuration in it.
+        config: The configuration.
+        model: Path of the checkpoint in it.
+        language_models: Argument of Speech2Text -> file, copied there already.
+        names: File -> path in the folder.
+    """
+    files, yaml_files = {"asr_model_file": model}, {"asr_train_config": config_name}
+    configs = {config_name: config}
+    for key, path in language_models.items():
+        if key in YAML_FILES:
+            yaml_files[key] = names[path]
+            configs[names[path]] = _renamed(read_yaml(path), names)
+        else:
+            files[key] = names[path]
+    for name, contents in configs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(contents, sort_keys=False)
+        (folder / name).write_text(text, encoding="utf-8")
+    write_meta(folder, files, yaml_files)
+
+
+# ---- ESPnet's stage 14 --------------------------------------------------------------
+def pack_beside(model_file: PathLike) -> Path:
+    """Write the packed form of a checkpoint beside it; return it.
+
+    A packed file is returned as it is.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no quantized checkpoint.
+    """
+    path = Path(model_file)
+    state = load_state_dict(path)
+    if is_packed(state):
+        return path
+    try:
+        packed = pack_state_dict(state)
+    except ValueError as e:
+        raise CheckpointError(f"{path}: {e}") from None
+    path = path.with_name(f"{path.name.removesuffix('.pth')}.packed.pth")
+    save(packed, path)
+    return path
+
+
+def _is_quantized(model_file: PathLike) -> bool:
+    state = load_state_dict(model_file, mmap=True)
+    return is_packed(state) or bool(quantized_names(state))
+
+
+def share_from_stage_14(module: ModuleType) -> None:
+    """Let ESPnet's `pack` write the zip of a quantized model as `zip_model` does.
+
+    ESPnet's stage 14 runs it on the checkpoint as trained, which holds the float
+    weights. The packed file is written beside that, where stage 12 finds it.
+
+    Args:
+        module: One of those that hold ESPnet's `pack`.
+    """
+    original = module.pack
+    if getattr(original, "gq", False):
+        return
+
+    @functools.wraps(original)
+    def pack(
+        files: Mapping[str, PathLike],
+        yaml_files: Mapping[str, PathLike],
+        outpath: PathLike,
+        option: Iterable[PathLike] = (),
+    ) -> None:
+        config, model = yaml_files.get("asr_train_config"), files.get("asr_model_file")
+        if config is None or model is None:
+            return original(files, yaml_files, outpath, option)
+        check_files(config, model)
+        if not (quantizes(Namespace(**read_yaml(config))) and _is_quantized(model)):
+            return original(files, yaml_files, outpath, option)
+        others = {**yaml_files, **files}
+        del others["asr_train_config"], others["asr_model_file"]
+        if Path(outpath).suffix != ".zip":
+            raise ArchiveError(f"{outpath} is not a zip; allowed: a name with .zip")
+        try:
+            packed = pack_beside(model)
+            recipe = "/".join(Path.cwd().parts[-2:])
+            zip_model(
+                config, packed, outpath, option, recipe=recipe, language_models=others
+            )
+        except FileNotFoundError as e:
+            raise MissingFileError(str(e)) from None
+        except ValueError as e:
+            raise CheckpointError(str(e)) from None
+        print(f"espnet_gq: wrote {packed}, and the model zip with it: {outpath}")
+
+    setattr(pack, "gq", True)
+    setattr(module, "pack", pack)
+
+
+# ---- The hub ------------------------------------------------------------------------
+def upload_model(
+    path: PathLike,
+    hf_repo: str,
+    folder: PathLike,
+    lang: Optional[str] = None,
+    recipe: Optional[str] = None,
+    creator: Optional[str] = None,
+) -> str:
+    """Upload the contents of a model zip to a repository of the Hugging Face hub.
+
+    Args:
+        path: The zip.
+        hf_repo: The repository, user/model.
+        folder: Where its contents are put together, on this machine.
+        lang: Language, for the card.
+        recipe: Such as "librispeech/asr1", for the card.
+        creator: Who trained the model, for the card.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ArchiveError: If the zip cannot be unpacked.
+        ValueError: If the name of the repository is malformed.
+        OSError: If the hub refuses.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unpack_archive(path, folder)
+    card = model_card(folder, hf_repo, lang, recipe, creator, on_hub=True)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    try:
+        commit = HfApi().upload_folder(
+            repo_id=hf_repo, folder_path=folder, commit_message="Update model"
+        )
+    except RepositoryNotFoundError:
+        raise OSError(
+            f"the hub has no repository {hf_repo} that this login may write to; make "
+            f"it with 'hf repo create {hf_repo}' after 'hf auth login'"
+        ) from None
+    return commit.commit_url

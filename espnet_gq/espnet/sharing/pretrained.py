@@ -1,0 +1,355 @@
+"""`from_pretrained`: a model from a zip, a folder, the hub or a pair of files.
+
+ESPnet's own takes zips and names of the hub, follows their paths wherever they lead,
+and loads pickles in 202511. Here a shared model's files are those in its folder, and
+of checkpoints only tensors are read.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import yaml
+from espnet2.bin.asr_inference import Speech2Text as ESPnetSpeech2Text
+
+from espnet_gq._compat import tensors_only
+from espnet_gq.espnet.inference.loading import check_files
+from espnet_gq.espnet.inference.streaming import build_speech2text
+from espnet_gq.espnet.sharing.archive import (
+    CHUNK,
+    META,
+    YAML_FILES,
+    inside,
+    model_files,
+    read_yaml,
+    unpack_archive,
+)
+from espnet_gq.packing import load_object
+
+PathLike = Union[str, Path]
+Source = Union[PathLike, Sequence[PathLike]]
+
+HUB = "https://huggingface.co/"
+TAG = re.compile(r"[^./~][^/]*/[^/]+(?<!\.zip)(?<!\.pth)(?<!\.yaml)")
+"""user/model, or user/model@revision."""
+CACHES = "allowed as cachedir: a folder that can be written and has room"
+NOT_WRITTEN = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT),
+}
+"""Errors of a folder that cannot be written; those of a network are others."""
+DEFAULT_MODEL = "valid.acc.ave"
+"""The averaged checkpoint that ESPnet's recipes decode unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's files.
+
+    Attributes:
+        files: Argument of ESPnet's Speech2Text -> file.
+        roots: Folders that relative paths in its configurations may refer to.
+    """
+
+    files: Dict[str, Path]
+    roots: Tuple[Path, ...]
+
+    @property
+    def is_transducer_task(self) -> bool:
+        """Whether it is of ESPnet's second transducer task."""
+        return "encoder" not in read_yaml(self.files["asr_train_config"])
+
+
+# ---- Finding a model ----------------------------------------------------------------
+def find_model(source: Source, cachedir: Optional[PathLike] = None) -> Model:
+    """Find a model's files; unpacks or downloads them where that is needed.
+
+    Args:
+        source: A model zip; a folder (an unpacked zip, or a training's output); a pair
+            (config.yaml, checkpoint); or a name on the hub, user/model.
+        cachedir: Where zips are unpacked and downloads kept; None: ~/.cache/espnet_gq
+            and where ESPnet's ModelDownloader keeps them.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ArchiveError: If a zip or a model folder is malformed or hostile.
+        ValueError: If it is none of these, or a folder has no model or several.
+        OSError: If the hub does not give the model, or the cache cannot be written.
+    """
+    if not isinstance(source, (str, Path)):
+        if len(source) != 2:
+            raise ValueError(
+                f"{len(source)} paths were given; allowed: the pair (config.yaml, "
+                "checkpoint)"
+            )
+        return _pair(*map(Path, source))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if (path / META).exists():
+            return _shared(path)
+        return _pair(path / "config.yaml", _checkpoint(path))
+    if path.exists():
+        return _shared(_unpacked(path, cachedir))
+    if "://" in str(source) or TAG.fullmatch(str(source)):
+        return _shared(_downloaded(str(source).removeprefix(HUB), cachedir))
+    raise FileNotFoundError(
+        f"{source}: no such file or folder; allowed: a model zip, a folder, a pair "
+        "(config.yaml, checkpoint), or user/model of the hub"
+    )
+
+
+def _shared(folder: Path) -> Model:
+    return Model(model_files(folder), (folder.absolute(),))
+
+
+def _pair(config: Path, checkpoint: Path) -> Model:
+    check_files(config, checkpoint)
+    # A recipe writes paths relative to its folder, which the experiment lies in.
+    roots = (Path.cwd(), *config.absolute().parents)
+    return Model({"asr_train_config": config, "asr_model_file": checkpoint}, roots)
+
+
+def _checkpoint(folder: Path) -> Path:
+    """Return the checkpoint that is meant by a training's folder."""
+    for suffix in (".packed.pth", ".pth"):
+        found = sorted(folder.glob(f"*.ave{suffix}"))
+        usual = folder / f"{DEFAULT_MODEL}{suffix}"
+        if usual in found:
+            return usual
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{folder} has several models ({', '.join(p.name for p in found)}); "
+                "allowed: one, or the pair (config.yaml, checkpoint)"
+            )
+    raise ValueError(
+        f"{folder} has neither {META} nor an averaged checkpoint such as "
+        f"{DEFAULT_MODEL}.pth; allowed: an unpacked model zip, or the folder of a "
+        "finished training"
+    )
+
+
+def _unpacked(path: Path, cachedir: Optional[PathLike]) -> Path:
+    """Return the folder that a zip is unpacked in, by its contents."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(CHUNK):
+            digest.update(chunk)
+    folder = _cache(cachedir) / digest.hexdigest()[:32]
+    try:
+        unpack_archive(path, folder)
+    except OSError as e:
+        if not os.path.isdir(folder):  # else it was unpacked before
+            raise _unwritable(folder.parent, e) from e
+    return folder
+
+
+def _cache(cachedir: Optional[PathLike]) -> Path:
+    """Return the folder that zips are unpacked in.
+
+    Raises:
+        OSError: If there is no home folder to have it in.
+    """
+    try:
+        return Path(cachedir or "~/.cache/espnet_gq").expanduser()
+    except RuntimeError:
+        raise OSError(
+            f"the cache {cachedir or '~/.cache/espnet_gq'} is in a home folder that "
+            f"does not exist; {CACHES}"
+        ) from None
+
+
+def _unwritable(folder: Any, error: OSError) -> OSError:
+    """Return the error to raise where a cache cannot be written."""
+    reason = error.strerror or " ".join(str(error).split())
+    return OSError(f"the cache {folder} cannot be written ({reason}); {CACHES}")
+
+
+def _not_written(error: Optional[BaseException]) -> Optional[OSError]:
+    """Return what kept a downloader from writing, None if it was something else."""
+    seen = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _downloaded(name: str, cachedir: Optional[PathLike]) -> Path:
+    """Return the folder of a model that ESPnet's model zoo or the hub has."""
+    from espnet_model_zoo.downloader import ModelDownloader
+
+    if cachedir:
+        cachedir = _cache(cachedir)
+    try:
+        downloader = ModelDownloader(cachedir)
+        url = downloader.get_url(name=name)
+        if url.removeprefix("https://").startswith("huggingface.co"):
+            return Path(downloader.huggingface_download(name=name))
+        path = Path(downloader.download(url))
+    except Exception as e:  # of the hub, of its HTTP library, of the system
+        unwritten = _not_written(e)
+        if unwritten is not None:
+            place = cachedir or unwritten.filename or "of ESPnet's ModelDownloader"
+            raise _unwritable(place, unwritten) from e
+        reason = next(filter(None, map(str.strip, str(e).splitlines())), repr(e))
+        raise OSError(
+            f"{name} is no file or folder here, and was not fetched from the hub "
+            f"({reason})"
+        ) from e
+    return _unpacked(path, cachedir)
+
+
+# ---- Building it --------------------------------------------------------------------
+def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
+    """Return a configuration in which names of files in the roots are absolute.
+
+    Args:
+        value: The configuration or a part of it; parts may be there several times.
+        roots: Folders, the first that has a file counts.
+        done: id -> what became of the lists and mappings met so far.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, dict):
+        done[id(value)] = found = {}
+        for key, item in value.items():
+            # Words may be called as files are.
+            words = key == "token_list" and isinstance(item, list)
+            found[key] = item if words else _located(item, roots, done)
+        return found
+    if isinstance(value, list):
+        items: List[Any] = []
+        done[id(value)] = items
+        items.extend(_located(item, roots, done) for item in value)
+        return items
+    if isinstance(value, str) and ("/" in value or Path(value).suffix):
+        for root in roots:
+            if inside(root, value):
+                return str(root / value)
+    return value
+
+
+def build(constructor, model: Model, options: Dict[str, Any]):
+    """Call ESPnet's Speech2Text, or what takes the same arguments, on a model.
+
+    Raises:
+        ValueError: If a file is not a checkpoint, or would run code.
+    """
+    if "lm_file" in model.files:  # that of the model itself is checked in any case
+        load_object(model.files["lm_file"], mmap=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {key: str(path) for key, path in model.files.items()}
+        for key in set(files) & set(YAML_FILES):
+            config = _located(read_yaml(files[key]), model.roots, {})
+            files[key] = f"{temporary}/{key}.yaml"
+            Path(files[key]).write_text(yaml.safe_dump(config), encoding="utf-8")
+        with tensors_only():
+            return constructor(**{**files, **options})
+
+
+class Speech2Text(ESPnetSpeech2Text):
+    """ESPnet's Speech2Text with the quantized classes registered.
+
+    Takes ESPnet's arguments; packed models compute packed.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_tag: Optional[Source] = None,
+        model_file: Optional[PathLike] = None,
+        cachedir: Optional[PathLike] = None,
+        **options: Any,
+    ):
+        """Build from a shared model.
+
+        Args:
+            model_tag: A model zip; a folder (an unpacked zip, or a training's output);
+                config.yaml of a training, followed by its checkpoint; or a name on the
+                hub, user/model.
+            model_file: The checkpoint, where `model_tag` is config.yaml.
+            cachedir: Where zips are unpacked and downloads kept; None:
+                ~/.cache/espnet_gq and where ESPnet's ModelDownloader keeps them.
+            **options: Arguments of ESPnet's Speech2Text, such as `beam_size`, `device`
+                and `quantize_asr_model` (int8).
+
+        Returns:
+            A Speech2Text. For a model of ESPnet's second transducer task that task's:
+            `espnet2.bin.asr_transducer_inference.Speech2Text`.
+
+        Raises:
+            FileNotFoundError: If a path does not exist.
+            ArchiveError: If a zip or a model folder is malformed or hostile.
+            ValueError: If there is no model, several, or one that cannot be read.
+            OSError: If the hub does not give the model.
+
+        Example:
+            >>> speech2text = Speech2Text.from_pretrained("model.zip", beam_size=5)
+            >>> text, token, token_int, hyp = speech2text(samples)[0]
+        """
+        model = _given(model_tag, model_file, cachedir, options)
+        constructor = cls
+        if model.is_transducer_task:
+            from espnet2.bin import asr_transducer_inference
+
+            constructor = asr_transducer_inference.Speech2Text
+        return build(constructor, model, options)
+
+
+class Speech2TextStreaming:
+    """Decoding chunk by chunk: ESPnet's class where it has one for a model, else ours.
+
+    Args:
+        asr_train_config: config.yaml of the training.
+        asr_model_file: Checkpoint, packed or not.
+        **options: Further arguments of ESPnet's Speech2TextStreaming; for transducers
+            also `transducer_conf`.
+
+    Raises:
+        ValueError: If the model needs the whole utterance.
+    """
+
+    def __new__(cls, asr_train_config: PathLike, asr_model_file=None, **options: Any):
+        return build_speech2text(
+            asr_train_config, asr_model_file=asr_model_file, **options
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_tag: Optional[Source] = None,
+        model_file: Optional[PathLike] = None,
+        cachedir: Optional[PathLike] = None,
+        **options: Any,
+    ):
+        """Build from a shared model; see `Speech2Text.from_pretrained`."""
+        model = _given(model_tag, model_file, cachedir, options)
+        if model.is_transducer_task:
+            raise ValueError(
+                f"{model.files['asr_train_config']} is of ESPnet's second transducer "
+                "task; allowed: Speech2Text.from_pretrained(..., streaming=True)"
+            )
+        return build(cls, model, options)
+
+
+def _given(model_tag, model_file, cachedir, options: Dict[str, Any]) -> Model:
+    """Return the model that the arguments of from_pretrained name."""
+    if model_tag is None:
+        pair = [options.pop(k, None) for k in ("asr_train_config", "asr_model_file")]
+        if None in pair:
+            raise ValueError(
+                "no model was given; allowed: a model zip, a folder, a pair "
+                "(config.yaml, checkpoint), or user/model of the hub"
+            )
+        model_tag = pair
+    elif model_file is not None:
+        model_tag = (model_tag, model_file)
+    return find_model(model_tag, cachedir)

@@ -1,0 +1,1 @@
+"""Training: annealing, checkpoints, Lightning, the transducer loss."""

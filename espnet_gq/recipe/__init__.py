@@ -1,0 +1,1 @@
+"""What the recipes run where only pip packages are installed."""

@@ -1,0 +1,178 @@
+"""What a packed weight consists of: planes of indices, a codebook and scales."""
+
+import math
+from typing import Dict, Self, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from espnet_gq.native import address
+from espnet_gq.runtime import library as kernels
+from espnet_gq.runtime.library import check
+from espnet_gq.runtime.planes import planes_size, to_planes
+
+
+class PackedStorage(nn.Module):
+    """The buffers of a weight w = s * c[index]; how they are moved, copied and saved.
+
+    Args:
+        planes: uint8, the indices as `planes.to_planes` lays them out.
+        shape: Shape of the weight; dimension 0 counts its rows.
+        codebook: Centroids c (2^bits,), float32.
+        scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
+            rows.
+        dtype: Type of the model: of the activations it takes and of its values. The
+            codebook and the scales are float32 whatever it is.
+
+    Raises:
+        ValueError: If the sizes do not fit each other.
+    """
+
+    planes: torch.Tensor
+    codebook: torch.Tensor
+    scale: torch.Tensor
+    _buffers: Dict[str, torch.Tensor]  # type: ignore[assignment]  # none is missing
+    _dtype = torch.float32  # of weights that earlier releases pickled
+
+    def __init__(
+        self,
+        planes: torch.Tensor,
+        shape: Sequence[int],
+        codebook: torch.Tensor,
+        scale: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.shape = torch.Size(shape)
+        self.rows = self.shape[0] if self.shape else 1
+        self.cols = math.prod(self.shape[1:])
+        self.bits = codebook.numel().bit_length() - 1
+        self._dtype = dtype
+        if not 1 <= self.bits <= 8 or codebook.numel() != 2**self.bits:
+            raise ValueError(
+                f"a codebook has {codebook.numel()} centroids; allowed: 2, 4, ..., 256"
+            )
+        if planes.dtype != torch.uint8:
+            raise ValueError(f"the planes are {planes.dtype}; allowed: torch.uint8")
+        if planes.numel() != planes_size(self.rows, self.cols, self.bits):
+            raise ValueError(
+                f"the planes have {planes.numel()} bytes; a {self.bits}-bit weight of "
+                f"shape {tuple(shape)} takes "
+                f"{planes_size(self.rows, self.cols, self.bits)}"
+            )
+        if scale.numel() < 1 or self.rows % scale.numel():
+            raise ValueError(f"{scale.numel()} scales do not divide {self.rows} rows")
+        self.register_buffer("planes", planes.contiguous())
+        self.register_buffer("codebook", codebook.float().flatten().contiguous())
+        self.register_buffer("scale", scale.float().flatten().contiguous())
+
+    @classmethod
+    def from_stream(
+        cls,
+        stream: np.ndarray,
+        shape: Sequence[int],
+        codebook: torch.Tensor,
+        scale: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Return the weight of a packed file's stream of indices (`packing.bits`)."""
+        rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
+        bits = codebook.numel().bit_length() - 1
+        stream = np.ascontiguousarray(stream)
+        size = (rows * cols * bits + 7) // 8
+        if stream.size != size or stream.dtype != np.uint8:
+            raise ValueError(
+                f"a stream of {stream.size} {stream.dtype} for shape {tuple(shape)}; "
+                f"allowed: {size} uint8"
+            )
+        library = kernels.library()
+        if library is not None:
+            planes = torch.empty(
+                planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
+            )
+            where = address(planes, torch.uint8, planes.numel(), "the planes")
+            check(library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
+        else:
+            flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
+            index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
+            planes = to_planes(torch.from_numpy(index[:, :1].reshape(rows, cols)), bits)
+        return cls(planes, shape, codebook, scale, dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, bits={self.bits}, mode={self.mode}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the planes are."""
+        return self._buffers["planes"].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the model: of activations and of the weight's values."""
+        return self._dtype
+
+    def _forget(self) -> None:
+        """Drop what was derived from the buffers."""
+
+    def parts(self) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return planes, codebook and scale."""
+        buffers = self._buffers
+        return buffers["planes"], buffers["codebook"], buffers["scale"]
+
+    # --- moving, copying, saving -----------------------------------------------------
+
+    def _apply(self, fn, recurse=True):
+        probe = torch.empty(0, dtype=self._dtype, device=self.device)
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        # The planes are bytes and the codebook is float32 whatever type the model is
+        # converted to: a detour over float16 would change the weight.
+        for name, old in kept.items():
+            new = self._buffers[name]
+            if new.dtype is not old.dtype:
+                self._buffers[name] = old.to(new.device)
+        self._dtype = fn(probe).dtype
+        self._forget()
+        return self
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        for name in ("_described", "_unpacked", "_handles", "_tables", "_dense"):
+            state.pop(name, None)  # the last three: of earlier releases
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._forget()
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None and prefix[:-1] in metadata:
+            metadata[prefix[:-1]].update(
+                shape=tuple(self.shape), dtype=str(self._dtype).partition(".")[2]
+            )
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        # Weights of several shapes have planes of one size.
+        shape = tuple(local_metadata.get("shape", self.shape))
+        if shape != tuple(self.shape):
+            errors.append(
+                f"size mismatch for {prefix[:-1]}: copying a packed weight with shape "
+                f"{shape} from checkpoint, the shape in current model is "
+                f"{tuple(self.shape)}."
+            )
+            return
+        types = {name: buffer.dtype for name, buffer in self._buffers.items()}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+        )
+        if local_metadata.get("assign_to_params_buffers", False):
+            # As a float layer, it takes the type it is given; its parts keep theirs.
+            given = getattr(torch, str(local_metadata.get("dtype")), None)
+            self._dtype = given if isinstance(given, torch.dtype) else self._dtype
+            for name, dtype in types.items():
+                self._buffers[name] = self._buffers[name].to(dtype).contiguous()

@@ -1,0 +1,1 @@
+"""Packed layers called with wrong arguments, the library built with sanitizers."""
