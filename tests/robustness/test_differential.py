@@ -249,7 +249,7 @@ def trial(spec: Spec):
         assert is_a_sentence(e) and spec.steps, e
         return None
     except (RuntimeError, IndexError):
-        first = module.blocks[0]
+        first = module.get_submodule("blocks.0")
         if type(first) is nn.Embedding and first.sparse:  # not with all options
             return None
         raise
