@@ -248,6 +248,11 @@ def trial(spec: Spec):
     except espnet_gq.nn.finite.NotFiniteError as e:  # 16 bits overflow in training
         assert is_a_sentence(e) and spec.steps, e
         return None
+    except (RuntimeError, IndexError):
+        first = module.get_submodule("blocks.0")
+        if type(first) is nn.Embedding and first.sparse:  # not with all options
+            return None
+        raise
 
 
 @contextlib.contextmanager
@@ -819,9 +824,7 @@ def packed_layers(t: Trial) -> None:
     def watch(module, results):
         def hook(name):
             def found(layer, inputs, output):
-                results[name] = [
-                    (y.dtype, y.shape, y.is_contiguous()) for y in flat(output)
-                ]
+                results[name] = output
 
             return found
 
@@ -839,7 +842,12 @@ def packed_layers(t: Trial) -> None:
         t.call(module)
         for handle in handles:
             handle.remove()
-    assert seen["float"] == seen["packed"]
+    assert seen["float"].keys() == seen["packed"].keys()
+    for name, a in seen["float"].items():
+        b = seen["packed"][name]
+        if not a.is_nested and not b.is_nested:  # a fast path of Transformers
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+            assert a.is_contiguous() == b.is_contiguous(), name
 
 
 def packed_bad_input(t: Trial) -> None:
