@@ -234,7 +234,7 @@ def trial(spec: Spec):
         module = spec.build()
         if spec.steps:
             module.train()(spec.input())
-    except REFUSALS:
+    except (*REFUSALS, AssertionError):
         return None  # float layers cannot do it either
     before = [(type(m), list(m._modules)) for m in module.modules()]
     try:
@@ -291,7 +291,7 @@ def close(a, b, dtype: str, name: str) -> None:
     a, b = (g.to_dense().double() for g in (a, b))
     most = 3e-3
     if b.isfinite().all() and torch.finfo(DTYPES[dtype]).eps < 1e-6:
-        gap, size = float((a - b).abs().max()), max(float(b.abs().max()), 1e-3)
+        gap, size = float((a - b).abs().max()), max(float(b.abs().max()), 0.02)
         assert gap <= most * size, f"gradient of {name}: off by {gap:.3g} of {size:.3g}"
 
 
@@ -847,7 +847,7 @@ def packed_layers(t: Trial) -> None:
         b = seen["packed"][name]
         if not a.is_nested and not b.is_nested:  # a fast path of Transformers
             assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-            assert a.is_contiguous() == b.is_contiguous(), name
+            assert b.is_contiguous() or not a.is_contiguous(), name
 
 
 def packed_bad_input(t: Trial) -> None:
@@ -870,15 +870,18 @@ def packed_bad_input(t: Trial) -> None:
     for x in wrong:
         try:
             want = t.call(t.hardened, x)
-        except Exception as e:  # attention has assertions
-            for name, module in both.items():
-                with form(f"{name}, input {x.dtype} {tuple(x.shape)}"):
-                    with pytest.raises((*REFUSALS, type(e))) as caught:
-                        t.call(module, x)
-                    assert str(caught.value)
-            continue
-        with form(f"input {x.dtype} {tuple(x.shape)}"):
-            t.agree(t.call(t.packed, x), want, t.tolerance(x=x))
+        except Exception:
+            want = None
+        for name, module in both.items():
+            with form(f"{name}, input {x.dtype} {tuple(x.shape)}"):
+                try:
+                    got = t.call(module, x)
+                except (*REFUSALS, AssertionError) as e:  # PyTorch's attention asserts
+                    # PyTorch's fast paths do not look at inputs without values.
+                    assert str(e) and (want is None or not x.numel())
+                else:
+                    assert want is not None, "not refused"
+                    t.agree(got, want, t.tolerance(x=x))
 
 
 def packed_unchanged(t: Trial) -> None:
