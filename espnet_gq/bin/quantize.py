@@ -1,0 +1,205 @@
+"""Make a trained float model smaller, without training it.
+
+Without data every weight becomes its nearest centroid on a codebook that is fitted per
+output channel. With --data of some minutes the weights of each layer are chosen by the
+error that they make on what the layer really computes. The output is a zip: the packed
+model, a card, and the same weights as float (float.zip) for plain ESPnet.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import yaml
+
+from espnet_gq.bin.allocate import _number, _size
+from espnet_gq.calibration.codebooks import (
+    fit_codebook,
+    nearest,
+    relative_error,
+    weights,
+)
+from espnet_gq.calibration.plan import Plan, plan_of, plan_within
+from espnet_gq.espnet.quantizing.model import FloatModel, load_float
+from espnet_gq.espnet.quantizing.result import (
+    Quantized,
+    by_parameter,
+    collect,
+    table,
+    write_checkpoint,
+    write_zip,
+)
+from espnet_gq.nn import GQConfig
+from espnet_gq.nn.finite import check_finite
+
+BITS = 5
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m espnet_gq.bin.quantize",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        nargs="+",
+        metavar="MODEL",
+        help="a float model: a zip, a folder (an unpacked zip, or a training's output),"
+        " config.yaml followed by its checkpoint, or a name on the hub (user/model)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the zip to write"
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--bits",
+        type=int,
+        choices=range(1, 9),
+        metavar="1-8",
+        help=f"bits of every weight; {BITS} where no budget is given",
+    )
+    budget.add_argument(
+        "--size",
+        type=_size,
+        help="size of the packed checkpoint, such as 80MB: widths are chosen per tensor",
+    )
+    budget.add_argument(
+        "--effective-bits",
+        "--effective_bits",
+        type=_number,
+        help="mean bits of a quantized weight, such as 4.2: widths are chosen per "
+        "tensor",
+    )
+    budget.add_argument(
+        "--gq-conf",
+        "--gq_conf",
+        type=Path,
+        help="YAML file with a gq_conf whose patterns are names inside the whole model",
+    )
+    parser.add_argument("--cachedir", help="where zips are unpacked, downloads kept")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="also write a checkpoint that a quantization-aware training can start "
+        "from (--pretrained_model), with its configuration beside it",
+    )
+    return parser
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _read_conf(path: Path) -> GQConfig:
+    try:
+        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} is not YAML ({' '.join(str(e).split())})") from None
+    if isinstance(conf, dict) and set(conf) == {"gq_conf"}:
+        conf = conf["gq_conf"]
+    try:
+        return GQConfig.from_dict(conf)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
+
+
+def make_plan(args: argparse.Namespace, found: FloatModel) -> Plan:
+    """Return what each tensor gets.
+
+    Raises:
+        OSError, ValueError: If the configuration cannot be used, or the budget not kept.
+    """
+    if args.gq_conf is not None:
+        return plan_of(_read_conf(args.gq_conf), found.targets)
+    if args.size is None and args.effective_bits is None:
+        config = GQConfig(bits=args.bits or BITS, granularity="channel")
+        return plan_of(config, found.targets)
+    names = {target.name for target in found.targets}
+    state = found.model.state_dict()
+    try:
+        return plan_within(
+            found.targets,
+            found.model.get_parameter,
+            [tensor for name, tensor in state.items() if name not in names],
+            effective_bits=args.effective_bits,
+            max_size=args.size,
+            progress=_log,
+        )
+    except ValueError as e:
+        option = "--size" if args.size is not None else "--effective-bits"
+        message = str(e).replace("max_size", option).replace("effective_bits", option)
+        raise ValueError(message) from None
+
+
+def data_free(found: FloatModel, plan: Plan) -> Iterator[Tuple[str, Quantized]]:
+    """Yield each tensor with the nearest centroids of a codebook fitted to it."""
+    gates = {target.name: target.gates for target in found.targets}
+    names = by_parameter(found, list(plan.options))
+    for number, name in enumerate(names, 1):
+        w = found.model.get_parameter(name).detach()
+        check_finite([(name, w)])
+        stored = fit_codebook(w, plan.options[name], gates[name])
+        indices = nearest(w, stored)
+        error = relative_error(w, weights(indices, stored))
+        _log(f"[{number}/{len(names)}] {name}: {stored.bits} bits, error {error:.4f}")
+        yield name, Quantized(stored, indices, error)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Quantize, write and print.
+
+    Raises:
+        OSError, ValueError: If an input cannot be used.
+    """
+    if args.output.suffix != ".zip":
+        raise ValueError(f"--output {args.output}; allowed: a name with .zip")
+    source = args.model[0] if len(args.model) == 1 else args.model
+    found = load_float(source, args.cachedir)
+    plan = make_plan(args, found)
+    result = collect(found, plan, data_free(found, plan))
+    write(args, found, plan, result)
+
+
+def write(args: argparse.Namespace, found: FloatModel, plan: Plan, result) -> None:
+    """Write the zip and what else is asked for; print the table."""
+    float_bytes = found.checkpoint.stat().st_size
+    packed_bytes = result.packed["data"].numel() + result.packed["header"].numel()
+    notes = _notes(args)
+    text = table(result, packed_bytes, float_bytes)
+    found.model.to("meta")  # its weights are not needed any more
+    results = f"# Quantization\n\n{text}\n\n{notes}\n"
+    write_zip(found, plan, result.packed, args.output, results)
+    print(f"{text}\n\n{notes}")
+    if args.checkpoint is not None:
+        config = write_checkpoint(found, plan, result.packed, args.checkpoint)
+        print(f"wrote {args.checkpoint} and {config}")
+    print(f"wrote {args.output}: {args.output.stat().st_size:,} bytes")
+
+
+def _notes(args: argparse.Namespace) -> str:
+    """Return what has to be said of the figures."""
+    lines: List[str] = ["Weight error: ||w - hard|| / ||w||."]
+    if args.size is not None or args.effective_bits is not None:
+        lines.append(
+            "The widths were chosen by weight error, not by what the model computes: "
+            "python3 -m espnet_gq.bin.sensitivity measures that, on data."
+        )
+    return " ".join(lines)
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    args = get_parser().parse_args(cmd)
+    try:
+        run(args)
+    except (OSError, ValueError) as e:
+        sys.exit(f"quantize: {e}")
+    except KeyboardInterrupt:
+        sys.exit("quantize: interrupted; the same command goes on where it was")
+
+
+if __name__ == "__main__":
+    main()
