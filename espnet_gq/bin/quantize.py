@@ -7,6 +7,7 @@ model, a card, and the same weights as float (float.zip) for plain ESPnet.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
@@ -14,6 +15,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import yaml
 
 from espnet_gq.bin.allocate import _number, _size
+from espnet_gq.bin.sensitivity import _count
 from espnet_gq.calibration.codebooks import (
     fit_codebook,
     nearest,
@@ -21,15 +23,26 @@ from espnet_gq.calibration.codebooks import (
     weights,
 )
 from espnet_gq.calibration.plan import Plan, plan_of, plan_within
-from espnet_gq.espnet.quantizing.model import FloatModel, load_float
+from espnet_gq.calibration.sequential import PASSES, Calibration
+from espnet_gq.espnet.quantizing.data import (
+    Items,
+    Recordings,
+    forward_of,
+    make_items,
+    rate_of,
+    read_recordings,
+)
+from espnet_gq.espnet.quantizing.model import FloatModel, checksum, load_float
 from espnet_gq.espnet.quantizing.result import (
     Quantized,
+    Result,
     by_parameter,
     collect,
     table,
     write_checkpoint,
     write_zip,
 )
+from espnet_gq.espnet.quantizing.scoring import error_units, read_options, wer_table
 from espnet_gq.nn import GQConfig
 from espnet_gq.nn.finite import check_finite
 
@@ -78,6 +91,42 @@ def get_parser() -> argparse.ArgumentParser:
         "--gq_conf",
         type=Path,
         help="YAML file with a gq_conf whose patterns are names inside the whole model",
+    )
+    calibration = parser.add_argument_group("calibration")
+    calibration.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        metavar="DATA",
+        help="some minutes of speech: a data directory, a wav.scp or a folder of audio "
+        "files; then, where there are transcripts, their file (text)",
+    )
+    calibration.add_argument(
+        "--num-utterances",
+        "--num_utterances",
+        type=_count,
+        default=200,
+        help="take that many utterances, spread evenly over the data",
+    )
+    calibration.add_argument(
+        "--passes",
+        choices=PASSES,
+        default=PASSES[0],
+        help="a pass over the data for each layer, or for each block of the model: "
+        "fewer passes, but a block's layers do not see each other quantized",
+    )
+    calibration.add_argument(
+        "--inference-config",
+        "--inference_config",
+        type=Path,
+        help="decoding configuration, for the word error rates that are measured where "
+        "there are transcripts",
+    )
+    calibration.add_argument(
+        "--work",
+        type=Path,
+        help="folder of the state that an interrupted run goes on from; default: "
+        "OUTPUT.calibration, which is removed at the end",
     )
     parser.add_argument("--cachedir", help="where zips are unpacked, downloads kept")
     parser.add_argument(
@@ -158,21 +207,98 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output {args.output}; allowed: a name with .zip")
     source = args.model[0] if len(args.model) == 1 else args.model
     found = load_float(source, args.cachedir)
+    recordings = None
+    if args.data is not None:
+        recordings = _recordings(args, found)
     plan = make_plan(args, found)
-    result = collect(found, plan, data_free(found, plan))
-    write(args, found, plan, result)
+    notes = _notes(args)
+    if recordings is None:
+        result = collect(found, plan, data_free(found, plan))
+    else:
+        items = make_items(found, recordings)
+        minutes = sum(item["speech"].numel() for item in items.items)
+        minutes /= 60 * rate_of(found.config)
+        notes += (
+            f" Calibrated on {len(items.items)} utterances, {minutes:.1f} minutes; "
+            f"labels: {items.labels}. Output error: of what a layer computes on them, "
+            "relative; nearest: the same of each weight's nearest centroid."
+        )
+        result = collect(found, plan, calibrated(args, found, plan, recordings, items))
+    write(args, found, plan, result, notes, recordings)
 
 
-def write(args: argparse.Namespace, found: FloatModel, plan: Plan, result) -> None:
+def _recordings(args: argparse.Namespace, found: FloatModel) -> Recordings:
+    if len(args.data) > 2:
+        raise ValueError(
+            f"--data has {len(args.data)} paths; allowed: DATA, or DATA TEXT"
+        )
+    data, text = (*args.data, None)[:2]
+    rate = rate_of(found.config)
+    return read_recordings(data, text, rate, args.num_utterances)
+
+
+def calibrated(
+    args: argparse.Namespace,
+    found: FloatModel,
+    plan: Plan,
+    recordings: Recordings,
+    items: Items,
+) -> Iterator[Tuple[str, Quantized]]:
+    """Yield each tensor with the centroids chosen on the calibration data."""
+    folder = _work(args)
+    names = by_parameter(found, list(plan.options))
+    run = Calibration(
+        found.model,
+        found.targets,
+        plan,
+        forward_of(found),
+        items.items,
+        folder,
+        {"model": checksum(found.checkpoint), "data": recordings.checksum},
+        passes=args.passes,
+        progress=_log,
+    )
+    chosen = run.run()
+    original = load_float(found.pair).model
+    for name in names:
+        one = chosen[name]
+        w = original.get_parameter(name)
+        error = relative_error(w, weights(one.indices, one.stored))
+        yield name, Quantized(
+            one.stored, one.indices, error, one.how, one.error, one.nearest_error
+        )
+
+
+def _work(args: argparse.Namespace) -> Path:
+    return args.work or args.output.with_suffix(".calibration")
+
+
+def write(
+    args: argparse.Namespace,
+    found: FloatModel,
+    plan: Plan,
+    result: Result,
+    notes: str,
+    recordings: Optional[Recordings],
+) -> None:
     """Write the zip and what else is asked for; print the table."""
     float_bytes = found.checkpoint.stat().st_size
     packed_bytes = result.packed["data"].numel() + result.packed["header"].numel()
-    notes = _notes(args)
     text = table(result, packed_bytes, float_bytes)
     found.model.to("meta")  # its weights are not needed any more
     results = f"# Quantization\n\n{text}\n\n{notes}\n"
     write_zip(found, plan, result.packed, args.output, results)
     print(f"{text}\n\n{notes}")
+    if recordings is not None and recordings.text:
+        options = {}
+        if args.inference_config is not None:
+            options = read_options(args.inference_config)
+        _log("word error rates ...")
+        before = error_units(found.pair, recordings, options)
+        after = error_units(args.output, recordings, options)
+        print(f"\n{wer_table(before, after, 'the calibration data')}\n")
+    if recordings is not None and args.work is None:
+        shutil.rmtree(_work(args), ignore_errors=True)
     if args.checkpoint is not None:
         config = write_checkpoint(found, plan, result.packed, args.checkpoint)
         print(f"wrote {args.checkpoint} and {config}")

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import glob
+import hashlib
 import importlib
 from collections import Counter
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ class FloatModel:
         """The file of its weights."""
         return self.source.files["asr_model_file"]
 
+    @property
+    def pair(self) -> Tuple[Path, Path]:
+        """Its configuration and its checkpoint."""
+        return self.source.files["asr_train_config"], self.checkpoint
+
 
 def load_float(source: Source, cachedir: Optional[str] = None) -> FloatModel:
     """Find a float model and map its weights.
@@ -116,6 +122,12 @@ def load_float(source: Source, cachedir: Optional[str] = None) -> FloatModel:
         targets=targets,
         left=_left(everything, config),
     )
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def build(task: str, config: Mapping[str, Any], path: Path) -> nn.Module:
