@@ -18,9 +18,10 @@ CURVATURES = torch.logspace(
     -1.523, 2.407, 14, dtype=torch.float64, device="cpu"
 )  # 0.03 to 255
 MIN_SCALE = 1e-30
-LARGE = 2**20
+LARGE = 2**16
 """Tensors with more weights are fitted in float32, and searched on a sample."""
-SAMPLE = 2**18
+SAMPLE = 2**16
+CHUNK = 2**18
 REFINEMENTS = 4
 
 
@@ -95,14 +96,14 @@ def _fit_large(
     peak = peak.clamp_min(MIN_SCALE)[:, None]
     ratio, number = 1.0, 0
     if codebooks[0].numel() > 2:
-        step = rows.numel() // SAMPLE
+        step = max(1, rows.numel() // SAMPLE)
         while math.gcd(step, rows.shape[1]) > 1:  # else whole columns are left out
             step += 1
         at = torch.arange(0, rows.numel(), step)
         sample = rows.flatten()[at].double() / peak[at // rows.shape[1], 0]
         ratio, number = _search(sample, codebooks)
     scale, c = peak * ratio, codebooks[number].float()
-    chunk = max(1, LARGE // rows.shape[1])
+    chunk = max(1, CHUNK // rows.shape[1])
     for first in range(0, scales, chunk):
         part = rows[first : first + chunk].float()
         s = scale[first : first + chunk]

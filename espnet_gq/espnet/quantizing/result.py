@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import torch
 import yaml
 
+from espnet_gq.analysis.sensitivity import packed_bytes
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.calibration.plan import Plan
 from espnet_gq.espnet.quantizing.model import FloatModel, quantized_config, shared_names
@@ -48,8 +49,12 @@ class Row:
     numel: int
     bits: int
     before: int
+    """Bytes of the float tensor."""
     after: int
-    quantized: Quantized
+    error: float
+    how: str
+    output_error: Optional[float]
+    nearest_error: Optional[float]
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,18 @@ def collect(
             key, result = next(quantized)
             assert key == name, f"{key} instead of {name}"
             writer.add_quantized(name, tensor.shape, result.stored, result.indices)
-            stored = result.stored
-            scales = 4 * (stored.log_scale.numel() + 1)
+            stored, numel = result.stored, tensor.numel()
             rows.append(
                 Row(
                     name=name,
-                    numel=tensor.numel(),
+                    numel=numel,
                     bits=stored.bits,
-                    before=tensor.numel() * tensor.element_size(),
-                    after=(tensor.numel() * stored.bits + 7) // 8 + scales,
-                    quantized=result,
+                    before=numel * tensor.element_size(),
+                    after=packed_bytes(numel, stored.bits, stored.log_scale.numel()),
+                    error=result.error,
+                    how=result.how,
+                    output_error=result.output_error,
+                    nearest_error=result.nearest_error,
                 )
             )
     return Result(writer.finish(), tuple(rows), _left(found, plan))
@@ -135,17 +142,16 @@ def table(result: Result, file_bytes: int, float_bytes: int) -> str:
         file_bytes: Size of the packed file.
         float_bytes: Size of the float checkpoint.
     """
-    calibrated = any(row.quantized.output_error is not None for row in result.rows)
+    calibrated = any(row.output_error is not None for row in result.rows)
     header = ["tensor", "bits", "parameters", "bytes before", "after", "weight error"]
     header += ["output error", "nearest", "chosen by"] if calibrated else []
     rows = []
     for row in result.rows:
-        q = row.quantized
         cells = [row.name, str(row.bits), f"{row.numel:,}", f"{row.before:,}"]
-        cells += [f"{row.after:,}", f"{q.error:.4f}"]
+        cells += [f"{row.after:,}", f"{row.error:.4f}"]
         if calibrated:
-            errors = (q.output_error, q.nearest_error)
-            cells += ["" if e is None else f"{e:.4f}" for e in errors] + [q.how]
+            errors = (row.output_error, row.nearest_error)
+            cells += ["" if e is None else f"{e:.4f}" for e in errors] + [row.how]
         rows.append(cells)
     lines = [markdown(header, rows), ""]
     left = [
