@@ -89,7 +89,10 @@ def main(cmd=None) -> None:
         if is_packed(state):
             state = unpack_state_dict(state)
         if not quantized_names(state):
-            raise ValueError("no tensor in it is quantized: it is a float checkpoint")
+            raise ValueError(
+                "no tensor in it is quantized: it is a float checkpoint; python3 -m "
+                "espnet_gq.bin.quantize quantizes one without training"
+            )
         if args.format == "packed":
             save(pack_state_dict(state), output)
         else:
