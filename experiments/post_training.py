@@ -3,15 +3,15 @@
     python -m experiments.post_training --work DIR [--architecture conformer]
 
 DIR is the folder of a run of the grid (`python -m experiments.grid run --work DIR
---cells "*-trained-float"` makes what is needed). Every method starts from the same float
-model and has one scale per output channel; calibration data are utterances of the
-training set, whose transcripts are not used. The result is one file for all cells, and
-a table.
+--cells "*-trained-float"` makes what is needed). Every method starts from the same
+float model and has one scale per output channel; calibration data are utterances of
+the training set, whose transcripts are not used. The result is one file for all cells,
+and a table.
 """
 
 import argparse
-import json
 import copy
+import json
 import os
 import tempfile
 import time
@@ -41,9 +41,9 @@ from espnet_gq.files import write_json
 from espnet_gq.nn import GQConfig
 from espnet_gq.packing import save
 from experiments.cells import Grid
+from experiments.reporting.results import ALL, units
 from experiments.running.cell import commit
 from experiments.running.evaluate import decoder, score, speech2text
-from experiments.reporting.results import ALL, units
 
 RESULTS = Path(__file__).with_name("results") / "post_training"
 PLAIN = Method(tune=False, sweeps=0, bias=False)

@@ -77,14 +77,13 @@ def get_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--size",
         type=_size,
-        help="size of the packed checkpoint, such as 80MB: widths are chosen per tensor",
+        help="size of the packed checkpoint, such as 80MB; chooses a width per tensor",
     )
     budget.add_argument(
         "--effective-bits",
         "--effective_bits",
         type=_number,
-        help="mean bits of a quantized weight, such as 4.2: widths are chosen per "
-        "tensor",
+        help="mean bits of a quantized weight, such as 4.2; chooses a width per tensor",
     )
     budget.add_argument(
         "--gq-conf",
@@ -159,7 +158,7 @@ def make_plan(args: argparse.Namespace, found: FloatModel) -> Plan:
     """Return what each tensor gets.
 
     Raises:
-        OSError, ValueError: If the configuration cannot be used, or the budget not kept.
+        OSError, ValueError: If the configuration or the budget cannot be used.
     """
     if args.gq_conf is not None:
         return plan_of(_read_conf(args.gq_conf), found.targets)
@@ -172,7 +171,7 @@ def make_plan(args: argparse.Namespace, found: FloatModel) -> Plan:
         return plan_within(
             found.targets,
             found.model.get_parameter,
-            [tensor for name, tensor in state.items() if name not in names],
+            {k: tensor for k, tensor in state.items() if k not in names},
             effective_bits=args.effective_bits,
             max_size=args.size,
             progress=_log,
@@ -216,8 +215,8 @@ def run(args: argparse.Namespace) -> None:
         result = collect(found, plan, data_free(found, plan))
     else:
         items = make_items(found, recordings)
-        minutes = sum(item["speech"].numel() for item in items.items)
-        minutes /= 60 * rate_of(found.config)
+        samples = sum(item["speech"].numel() for item in items.items)
+        minutes = samples / (60 * rate_of(found.config))
         notes += (
             f" Calibrated on {len(items.items)} utterances, {minutes:.1f} minutes; "
             f"labels: {items.labels}. Output error: of what a layer computes on them, "

@@ -9,6 +9,7 @@ inputs without preferred directions. The costs of the tensors are taken to add u
 """
 
 import math
+import random
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -28,12 +29,11 @@ from espnet_gq.calibration.codebooks import (
     weights,
 )
 from espnet_gq.nn import GQConfig, GQConfigError
+from espnet_gq.packing.writer import compressed_header
 
 WIDTHS = tuple(range(1, 9))
-ENTRY_BYTES = 48
-"""What an entry of the packed file's header takes, compressed, in the mean."""
-FILE_BYTES = 2000
-"""What torch.save adds."""
+FILE_BYTES = 1500
+"""What torch.save adds to header and data, to within some hundred bytes."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def plan_of(config: GQConfig, targets: Sequence[Weight]) -> Plan:
 def plan_within(
     targets: Sequence[Weight],
     value: Callable[[str], torch.Tensor],
-    unquantized: Sequence[torch.Tensor],
+    unquantized: Mapping[str, torch.Tensor],
     effective_bits: Optional[float] = None,
     max_size: Optional[float] = None,
     progress: Callable[[str], None] = lambda line: None,
@@ -120,7 +120,7 @@ def plan_within(
     Args:
         targets: What can be quantized.
         value: Name -> weight.
-        unquantized: All other tensors of the model.
+        unquantized: All other tensors of the model, by name.
         effective_bits: Most bits of a quantized weight, in the mean.
         max_size: Most bytes of the packed file. One of the two is given.
         progress: Called with a line per tensor.
@@ -133,8 +133,7 @@ def plan_within(
     for number, target in enumerate(targets, 1):
         costs.append(_costs(target, value(target.name)))
         progress(f"[{number}/{len(targets)}] weight error of {target.name}")
-    rest = sum(t.numel() * t.element_size() + ENTRY_BYTES for t in unquantized)
-    rest += ENTRY_BYTES * len(targets) + FILE_BYTES
+    rest = _rest(costs, unquantized)
     sensitivity = Sensitivity(
         task="",
         model="",
@@ -142,7 +141,10 @@ def plan_within(
         bits=list(WIDTHS),
         base_loss=0.0,
         utterances=0,
-        unquantized={"numel": sum(t.numel() for t in unquantized), "bytes": rest},
+        unquantized={
+            "numel": sum(t.numel() for t in unquantized.values()),
+            "bytes": rest,
+        },
         unmeasured=0,
         tensors=costs,
     )
@@ -174,3 +176,26 @@ def _costs(target: Weight, w: torch.Tensor) -> TensorCosts:
             scales=scales,
         )
     return TensorCosts(target.name, target.shape, costs)
+
+
+def _rest(costs: Sequence[TensorCosts], unquantized: Mapping[str, torch.Tensor]) -> int:
+    """Return the bytes of a packed file beside the quantized tensors.
+
+    Its compressed header is largest with widths that are mixed at random.
+    """
+    draw = random.Random(0)
+    entries: List[Dict[str, Any]] = [
+        {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "bits": draw.choice(WIDTHS),
+            "scales": tensor.shape[0],
+        }
+        for tensor in costs
+    ]
+    entries += [
+        {"name": name, "shape": list(t.shape), "dtype": str(t.dtype)[6:]}
+        for name, t in unquantized.items()
+    ]
+    values = sum(t.numel() * t.element_size() for t in unquantized.values())
+    return values + len(compressed_header(entries)) + FILE_BYTES

@@ -166,7 +166,8 @@ class Calibration:
         watched = {m for places in self._places.values() for m in places}
         watched |= {m for m in self.modules.values() if self.norms and is_norm(m)}
         calls: Dict[nn.Module, _Calls] = {}
-        clock, before = 0, lambda: None
+        clock = 0
+        before: Callable[[], Optional[torch.Tensor]] = lambda: None
 
         def hook(module, args, kwargs):
             nonlocal clock, before
@@ -189,7 +190,9 @@ class Calibration:
         for name, places in self._places.items():
             called = [m for m in places if m in calls]
             if called:  # when the last layer that uses it is called
-                at.setdefault(max(called, key=lambda m: calls[m].first), []).append(name)
+                at.setdefault(max(called, key=lambda m: calls[m].first), []).append(
+                    name
+                )
         order = sorted(calls, key=lambda m: calls[m].first)
         names = {module: name for name, module in self.modules.items()}
         stages: List[_Stage] = []
@@ -292,7 +295,9 @@ class Calibration:
     def _moments(
         self, norms: Mapping[str, nn.Module], stop: Optional[nn.Module]
     ) -> Dict[str, Moments]:
-        sums = {m: MomentSums(len(m.get_buffer("running_mean"))) for m in norms.values()}
+        sums = {
+            m: MomentSums(len(m.get_buffer("running_mean"))) for m in norms.values()
+        }
 
         def hook(module, args, kwargs):
             sums[module].add(args[0] if args else kwargs["input"])
@@ -396,7 +401,7 @@ class Calibration:
             if entry["bias"] is not None:
                 bias = self._bias(name)
                 assert bias is not None
-                bias += entry["bias"]
+                bias.add_(entry["bias"])
             chosen[name] = Chosen(
                 stored,
                 entry["indices"],
@@ -426,10 +431,12 @@ def _as_state(stored, indices, bias, how, error, nearest_error) -> Dict[str, Any
 
 def _line(state: Mapping[str, Any]) -> str:
     parts = [
-        f"{name}: {entry['bits']} bits, output error {entry['error']:.4f} (nearest "
-        f"{entry['nearest_error']:.4f})"
-        if entry["error"] is not None
-        else f"{name}: {entry['bits']} bits, nearest"
+        (
+            f"{name}: {entry['bits']} bits, output error {entry['error']:.4f} (nearest "
+            f"{entry['nearest_error']:.4f})"
+            if entry["error"] is not None
+            else f"{name}: {entry['bits']} bits, nearest"
+        )
         for name, entry in state["weights"].items()
     ]
     return "; ".join(parts + [f"{name}: statistics" for name in state["norms"]])
@@ -450,4 +457,3 @@ class _hooked:
     def __exit__(self, *_) -> None:
         for handle in self.handles:
             handle.remove()
-

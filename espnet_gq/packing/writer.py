@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 
@@ -88,10 +88,7 @@ class PackedWriter:
 
     def finish(self) -> Dict[str, Any]:
         """Return the packed dict; nothing can be added afterwards."""
-        header = json.dumps(
-            {"plugin": __version__, "tensors": self._entries}, separators=(",", ":")
-        )
-        compressed = zlib.compress(header.encode(), 9)
+        compressed = compressed_header(self._entries)
         digest = hashlib.sha256(compressed)
         digest.update(self._data)
         return {
@@ -101,6 +98,12 @@ class PackedWriter:
             "data": torch.frombuffer(self._data, dtype=torch.uint8),
             "sha256": digest.hexdigest(),
         }
+
+
+def compressed_header(entries: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the header of a packed checkpoint with these entries."""
+    header = {"plugin": __version__, "tensors": entries}
+    return zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
 
 
 def dequantized(tensor: QuantizedTensor) -> torch.Tensor:

@@ -62,7 +62,9 @@ def data():
 
 def calibration(model, data, folder, **options):
     targets = [
-        Weight(layer, name, tuple(model.get_submodule(layer)._parameters[name].shape), 1)
+        Weight(
+            layer, name, tuple(model.get_submodule(layer)._parameters[name].shape), 1
+        )
         for layer, names in quantizable(model).items()
         for name in names
     ]
@@ -87,7 +89,9 @@ def test_the_output_is_nearer_than_with_the_nearest_centroids(
     assert chosen["unused.weight"].how == "nearest"
     assert chosen["cell.weight_hh"].how == "second order"
     assert all(
-        one.error < one.nearest_error for one in chosen.values() if one.error is not None
+        one.error < one.nearest_error
+        for one in chosen.values()
+        if one.error is not None
     )
     config = GQConfig(bits=3, granularity="channel")
     nearest = harden(prepare(copy.deepcopy(model), config))

@@ -67,8 +67,10 @@ def read_recordings(
     if not data.exists():
         raise FileNotFoundError(f"{data}: no such file or folder; {ALLOWED}")
     if text is not None and not text.is_file():
-        raise FileNotFoundError(f"{text}: no such file; allowed: lines of an utterance "
-                                "and its transcript")
+        raise FileNotFoundError(
+            f"{text}: no such file; allowed: lines of an utterance "
+            "and its transcript"
+        )
     folder = data if data.is_dir() else data.parent
     if text is None and data.is_dir() and (data / "text").is_file():
         text = data / "text"
@@ -164,7 +166,9 @@ def make_items(found: FloatModel, recordings: Recordings) -> Items:
         module, name = TASKS[found.task]
         cls = getattr(importlib.import_module(module), name)
         try:
-            prepare = cls.build_preprocess_fn(argparse.Namespace(**found.located), False)
+            prepare = cls.build_preprocess_fn(
+                argparse.Namespace(**found.located), False
+            )
             tokens = {
                 utterance: prepare(utterance, {"text": text})["text"]
                 for utterance, text in recordings.text.items()

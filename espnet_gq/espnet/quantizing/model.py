@@ -291,8 +291,6 @@ def shared_names(model: nn.Module) -> Dict[str, List[str]]:
     return found
 
 
-
-
 def _share(model: nn.Module, shared: Mapping[str, Sequence[str]]) -> None:
     """Have parameters under several names be one again, which assignment undoes."""
     for first, others in shared.items():

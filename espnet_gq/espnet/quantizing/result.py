@@ -182,7 +182,7 @@ def summary(result: Result, file_bytes: int, float_bytes: int) -> str:
 def write_zip(
     found: FloatModel, plan: Plan, packed: Mapping[str, Any], output: Path, results: str
 ) -> int:
-    """Write the packed model as a zip that can be shared; return the packed file's size.
+    """Write the packed model as a zip to share; return the packed file's size.
 
     Args:
         found: The float model; its weights may be gone.

@@ -41,9 +41,7 @@ def without_quantization(changes, **classes):
 KINDS = {
     "conformer": (FLOAT, "asr"),
     "rnnt": (
-        without_quantization(
-            RNNT, encoder="rnn", decoder="transducer", model="espnet"
-        ),
+        without_quantization(RNNT, encoder="rnn", decoder="transducer", model="espnet"),
         "asr",
     ),
     "second": (without_quantization(SECOND_TASK, decoder="rnn"), "asr_transducer"),
@@ -143,10 +141,10 @@ def test_widths_under_a_budget(floats, tmp_path, capsys):
     folder = pair(floats["conformer"])
     printed = run(capsys, *folder, "--effective-bits", "3.5", "-o", tmp_path / "o.zip")
     assert "quantized to 3.50 bits" in printed and "weight error" in printed
-    printed = run(capsys, *folder, "--size", "30kB", "-o", tmp_path / "s.zip")
+    printed = run(capsys, *folder, "--size", "28kB", "-o", tmp_path / "s.zip")
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         (info,) = [i for i in archive.infolist() if i.filename.endswith(".packed.pth")]
-    assert 27_000 < info.file_size <= 30_500
+    assert 26_500 < info.file_size <= 28_200
     sentence = refused(capsys, *folder, "--size", "3kB", "-o", tmp_path / "t.zip")
     assert "--size" in sentence and "or more" in sentence
 
@@ -169,11 +167,11 @@ def test_a_gq_conf_for_the_whole_model(floats, tmp_path, capsys):
     }
     assert entries["encoder.encoders.0.feed_forward.w_1.weight"] == "2"
     assert entries["encoder.encoders.1.feed_forward.w_1.weight"] == "7"
-    assert "ctc.ctc_lo.weight" not in entries
+    assert entries["ctc.ctc_lo.weight"] == "a rule leaves it float"
     transcripts(tmp_path / "o.zip", np.zeros(6000, np.float32), **DECODING)
 
 
-@pytest.mark.parametrize("kind, transcribed", [("conformer", True), ("rnnt", False)])
+@pytest.mark.parametrize("kind, transcribed", [("conformer", False), ("rnnt", True)])
 def test_calibrated(task, floats, kind, transcribed, tmp_path, capsys):
     data = task.path / "train" if transcribed else task.path / "train/wav.scp"
     printed = run(
@@ -251,7 +249,9 @@ def test_from_a_zip_and_a_folder(floats, tmp_path, capsys, task):
     run(capsys, folder, "-o", tmp_path / "b.zip")
     names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
     assert "exp/stats/feats_stats.npz" in names
-    first, second = (packed_of(tmp_path / n, tmp_path / n[0]) for n in ("a.zip", "b.zip"))
+    first, second = (
+        packed_of(tmp_path / n, tmp_path / n[0]) for n in ("a.zip", "b.zip")
+    )
     assert first["sha256"] == second["sha256"]
     sentence = refused(capsys, tmp_path / "a.zip", "-o", tmp_path / "c.zip", *cache)
     assert "quantized already" in sentence
@@ -265,7 +265,9 @@ def test_bad_input_gives_one_sentence(task, floats, tmp_path, capsys):
     assert ".zip" in refused(capsys, *good, "-o", tmp_path / "o.pth")
     assert "no such file" in refused(capsys, *good, *out, "--data", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "neither wav.scp" in refused(capsys, *good, *out, "--data", tmp_path / "empty")
+    assert "neither wav.scp" in refused(
+        capsys, *good, *out, "--data", tmp_path / "empty"
+    )
     wav_scp = task.path / "train/wav.scp"
     (tmp_path / "text").write_text("other hello\n")
     sentence = refused(capsys, *good, *out, "--data", wav_scp, tmp_path / "text")
