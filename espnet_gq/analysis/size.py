@@ -11,7 +11,6 @@ from typing import Collection, Mapping, Optional, Set, Union
 
 from torch import nn
 
-from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import (
     is_packed,
     load_state_dict,
@@ -90,18 +89,6 @@ def count(
 def parameter_names(module: nn.Module) -> Set[str]:
     """Return the names of a model's own parameters, without those of quantizers."""
     return {name for name, _ in module.named_parameters() if "_quantizer." not in name}
-
-
-def count_module(module: nn.Module) -> Count:
-    """Count the parameters of a float or a prepared model."""
-    bits = {name: quantizer.bits for name, _, quantizer in quantized_weights(module)}
-    state = module.state_dict()
-    sizes = {
-        name: tensor.numel()
-        for name, tensor in state.items()
-        if not is_quantizer_key(name, set(bits))
-    }
-    return count(sizes, bits, parameter_names(module))
 
 
 @dataclass(frozen=True)

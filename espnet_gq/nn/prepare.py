@@ -1,4 +1,4 @@
-"""Verbs on a whole module: prepare it for training, harden it, count its bits."""
+"""Verbs on a whole module: prepare it for training, harden it."""
 
 import copy
 import logging
@@ -326,68 +326,3 @@ def quantized_weights(
             if id(quantizer) not in seen:
                 seen.add(id(quantizer))
                 yield prefix + weight_name, weight, quantizer
-
-
-def fit_quantizers(module: nn.Module, again: bool = False) -> None:
-    """Fit the quantizers that have not been (or all of them) to their weights.
-
-    For a training that begins now; what a training step, `harden` and `pack` need is
-    fitted by themselves.
-
-    Raises:
-        NotFiniteError: If a weight is NaN or infinite; names the tensor.
-    """
-    for name, weight, quantizer in quantized_weights(module):
-        if again or not quantizer.fitted:
-            check_finite([(name, weight)])
-            quantizer.fit(weight)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of a module's annealing, as reported during training."""
-
-    temperature: float
-    """Mean inverse temperature alpha over the quantized tensors."""
-    settled: float
-    """Share of weights whose soft value is within 1% of the local gap of a centroid."""
-    soft_hard_gap: float
-    """||soft - hard|| / ||hard|| over all quantized weights."""
-    effective_bits: float
-    """Mean bits a quantized weight."""
-
-
-@torch.no_grad()
-def progress(module: nn.Module) -> Progress:
-    """Measure how far the annealing has come; takes three passes over a sample."""
-    total: Dict[str, float] = {}
-    alphas, bits = [], 0.0
-    for _, weight, quantizer in quantized_weights(module):
-        alphas.append(quantizer.alpha)
-        figures = quantizer.statistics(weight)
-        bits += quantizer.bits * figures["numel"]
-        for key, value in figures.items():
-            total[key] = total.get(key, 0.0) + value
-    if not alphas:
-        return Progress(0.0, 0.0, 0.0, 32.0)
-    numel = max(total["numel"], 1.0)
-    return Progress(
-        temperature=sum(alphas) / len(alphas),
-        settled=total["settled"] / numel,
-        soft_hard_gap=(total["gap"] / max(total["hard"], 1e-300)) ** 0.5,
-        effective_bits=bits / numel,
-    )
-
-
-def advance(module: nn.Module) -> None:
-    """Count one optimizer step in every quantizer; call it after `optimizer.step()`.
-
-    At the end of a warm-up the codebooks are fitted to the weights of that moment.
-
-    Raises:
-        ValueError: If the length of the annealing is not known.
-    """
-    for _, weight, quantizer in quantized_weights(module):
-        quantizer.advance()
-        if quantizer.active and not quantizer.fitted:
-            quantizer.fit(weight)

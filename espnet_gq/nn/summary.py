@@ -8,6 +8,7 @@ from torch import nn
 
 from espnet_gq.nn.kinds import QUANTIZED
 from espnet_gq.nn.layers import QuantizedLayer
+from espnet_gq.quantizer import Quantizer
 
 EXPECTED = 0.95
 """Where less than this share of the parameters in matrices that no rule left float is
@@ -38,6 +39,8 @@ class Summary:
     """Number of weights of each."""
     left: Tuple[LeftFloat, ...]
     """The other parameters."""
+    buffers: int = 0
+    """Number of values in persistent buffers; those of quantizers do not count."""
 
     @property
     def total(self) -> int:
@@ -118,7 +121,17 @@ def summarize(
             reason = reason or _reason(holder, weight, parameter)
             kind = getattr(holder, "float_class", type(holder)).__name__
             left.append(LeftFloat(name, kind, parameter.numel(), reason))
-    return Summary(quantized, numel, tuple(left))
+    return Summary(quantized, numel, tuple(left), _values_in_buffers(module))
+
+
+def _values_in_buffers(module: nn.Module) -> int:
+    return sum(
+        buffer.numel()
+        for holder in module.modules()
+        if not isinstance(holder, Quantizer)
+        for name, buffer in holder._buffers.items()
+        if buffer is not None and name not in holder._non_persistent_buffers_set
+    )
 
 
 def _held_parameters(

@@ -114,9 +114,6 @@ class Quantizer(nn.Module):
     alpha_range: Tuple[float, float] = (1.0, 1.0)
     """First and last inverse temperature where the annealing names none."""
     saved_state: torch.Tensor
-    adds_gradient = False
-    """Whether the gradient of a penalty is added, which AMP's scaling and the division
-    of accumulated losses would miss."""
 
     def __init__(
         self,
@@ -246,7 +243,19 @@ class Quantizer(nn.Module):
     @property
     def anneals(self) -> bool:
         """Whether the training has to know how long it lasts."""
-        return self.adds_gradient or self.annealing.start != self.annealing.end
+        return self.annealing.start != self.annealing.end
+
+    def check_gradients(self, scaled: bool, batches: int) -> None:
+        """Refuse a training whose gradients the method cannot be used with.
+
+        Args:
+            scaled: Whether losses are multiplied by a scale (mixed precision in
+                float16).
+            batches: Batches whose gradients are accumulated for one optimizer step.
+
+        Raises:
+            ValueError: If the method cannot; says what is allowed.
+        """
 
     def advance(self) -> None:
         """Count one optimizer step.

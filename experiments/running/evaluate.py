@@ -25,7 +25,8 @@ from benchmarks.report import machine
 from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
 from espnet_gq.files import write_json
-from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
+from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.training import fit_quantizers, progress
 from espnet_gq.packing import (
     is_packed,
     load_state_dict,

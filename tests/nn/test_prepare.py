@@ -6,7 +6,8 @@ from torch import nn
 
 import espnet_gq
 from espnet_gq.nn.layers import QuantizedLinear
-from espnet_gq.nn.prepare import progress, quantized_layers, quantized_weights
+from espnet_gq.nn.prepare import quantized_layers, quantized_weights
+from espnet_gq.nn.training import progress
 
 
 class Net(nn.Module):

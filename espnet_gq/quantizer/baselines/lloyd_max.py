@@ -77,8 +77,6 @@ class LloydMaxQuantizer(FittedCodebook):
             centroids to the next; 0: never.
     """
 
-    adds_gradient = True
-
     def __init__(
         self,
         *args,
@@ -90,6 +88,22 @@ class LloydMaxQuantizer(FittedCodebook):
         self.strength = strength
         self.compress_every = compress_every
         self._compressed = 0
+
+    @property
+    def anneals(self) -> bool:
+        return True  # `progress` needs the length of the training
+
+    def check_gradients(self, scaled: bool, batches: int) -> None:
+        if scaled:
+            raise ValueError(
+                "method lloyd_max adds the gradient of a penalty, which is not part of "
+                "the loss that mixed precision scales; allowed: float32 or bfloat16"
+            )
+        if batches > 1:
+            raise ValueError(
+                "method lloyd_max adds the gradient of a penalty to that of each "
+                "batch; allowed: 1 batch per optimizer step"
+            )
 
     @property
     def progress(self) -> float:
