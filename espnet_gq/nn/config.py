@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from espnet_gq.quantizer.annealing import CURVES, Annealing
-from espnet_gq.quantizer.base import GRANULARITIES
+from espnet_gq.quantizer.codebook import GRANULARITIES
 from espnet_gq.quantizer.general import FORWARDS, AnnealedQuantizer
 from espnet_gq.quantizer.methods import METHODS, own_options
 from espnet_gq.wording import shown

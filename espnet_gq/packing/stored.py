@@ -5,9 +5,9 @@ from typing import Collection, Dict, List, Mapping, Optional, Set
 
 import torch
 
-from espnet_gq.quantizer.base import StateError, read_state
 from espnet_gq.quantizer.function import LOG_SCALES, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
+from espnet_gq.quantizer.state import StateError, read_state
 from espnet_gq.wording import shown
 
 StateDict = Dict[str, torch.Tensor]

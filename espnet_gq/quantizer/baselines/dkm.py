@@ -17,13 +17,14 @@ from typing import Optional, Tuple
 
 import torch
 
-from espnet_gq.quantizer.baselines.lloyd_max import FittedCodebook
+from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.baselines.lloyd import LloydMaxCodebook
 
 LEAST_SCALE = 1e-3
 """Rows with less than this share of the largest scale have no say in the centroids."""
 
 
-class DKMQuantizer(FittedCodebook):
+class DKMQuantizer(Quantizer, LloydMaxCodebook):
     """Centroids of differentiable k-means, soft in training, nearest in evaluation.
 
     Args:

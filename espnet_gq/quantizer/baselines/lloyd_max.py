@@ -17,10 +17,8 @@ import math
 import torch
 
 from espnet_gq.quantizer.assignment import locate
-from espnet_gq.quantizer.baselines.lloyd import lloyd_max
-from espnet_gq.quantizer.baselines.stored import StoredCodebook
-from espnet_gq.quantizer.fit import fit, rows_and_peaks
-from espnet_gq.quantizer.mulaw import codebook
+from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.baselines.lloyd import LloydMaxCodebook
 
 
 class _AddGradient(torch.autograd.Function):
@@ -35,38 +33,7 @@ class _AddGradient(torch.autograd.Function):
         return grad + extra, None
 
 
-class FittedCodebook(StoredCodebook):
-    """Starts from the Lloyd-Max centroids of the weights, each row over its scale.
-
-    Args: see `Quantizer`.
-    """
-
-    def _fit(self, w: torch.Tensor) -> None:
-        scales = self.log_scale.numel()
-        if scales == 1:
-            rows, peak = rows_and_peaks(w, 1)
-            log_scale = peak.log().flatten()
-        else:  # rows of different size are compared by their fitted scales
-            rows, _ = rows_and_peaks(w, scales)
-            log_scale = fit(w, self.bits, scales)[0].double().cpu()
-        self.log_scale.copy_(log_scale)
-        if not rows.numel():
-            return
-        x = rows / log_scale.exp().view(-1, 1)
-        _, log_mu = fit(x, self.bits)
-        peak = x.abs().max().clamp_min(1e-30)
-        start = codebook(log_mu.cpu(), self.bits, torch.float64)[0] * peak
-        self.codebook.copy_(_ascending(lloyd_max(x, start)))
-
-
-def _ascending(c: torch.Tensor) -> torch.Tensor:
-    """Return c with neighbours that float32 can tell apart."""
-    least = 1e-6 * c.abs().max().clamp_min(1e-6)
-    steps = torch.arange(c.numel(), dtype=c.dtype, device=c.device) * least
-    return (c - steps).cummax(0).values + steps
-
-
-class LloydMaxQuantizer(FittedCodebook):
+class LloydMaxQuantizer(Quantizer, LloydMaxCodebook):
     """Fixed Lloyd-Max centroids, a pull towards them, a compressor now and then.
 
     Args:

@@ -12,6 +12,7 @@ Here s is trained through ln s, which keeps it positive.
 
 import torch
 
+from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.baselines.stored import StoredCodebook
 from espnet_gq.quantizer.fit import MIN_SCALE, rows_and_peaks
 
@@ -21,7 +22,7 @@ def scaled_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
     return x * factor + (x * (1.0 - factor)).detach()
 
 
-class LSQuantizer(StoredCodebook):
+class LSQuantizer(Quantizer, StoredCodebook):
     """Integers from -2^(bits-1) to 2^(bits-1) - 1 times a trained step s.
 
     Args: see `Quantizer`.
