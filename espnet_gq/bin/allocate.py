@@ -1,14 +1,13 @@
 """Choose the bit width of every tensor under a budget, and write it as a gq_conf.
 
-Reads what python3 -m espnet_gq.bin.sensitivity measured. With --base the output is that
+Reads what espnet-gq sensitivity measured. With --base the output is that
 training config with the widths in it; without, the three gq_conf to paste into one.
 """
 
 import argparse
 import re
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import yaml
 
@@ -23,6 +22,7 @@ from espnet_gq.analysis.allocation import (
 )
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.bin._common import Parser, execute, read_config
 from espnet_gq.files import write_text
 
 UNITS = {
@@ -53,9 +53,7 @@ def _size(text: str) -> float:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("allocate", __doc__)
     parser.add_argument(
         "sensitivity", metavar="SENSITIVITY.json", help="the measured costs"
     )
@@ -92,21 +90,6 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="YAML to write")
     return parser
-
-
-def _read_base(path: Path) -> Dict[str, Any]:
-    """Return a training config.
-
-    Raises:
-        OSError, ValueError: If the file cannot be read as one.
-    """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(e).split())})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no options; allowed: a training config")
-    return config
 
 
 def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
@@ -149,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError, ValueError: If an input cannot be used.
     """
-    base = _read_base(args.base) if args.base else None
+    base = read_config(args.base) if args.base else None
     sensitivity = Sensitivity.read(args.sensitivity)
     try:
         chosen = allocate(
@@ -174,11 +157,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
-    try:
-        run(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"allocate: {e}")
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

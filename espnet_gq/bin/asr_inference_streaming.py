@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import sys
+from functools import partial
 from typing import Any, Dict, Iterator, Optional, Sequence
 
 import espnet2.bin.asr_inference as whole
@@ -16,6 +17,7 @@ import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_gq.bin._common import PROGRAM, fail, sentence
 from espnet_gq.espnet.inference.streaming import (
     build_speech2text,
     is_transducer,
@@ -46,7 +48,9 @@ LIMITS = {"batch_size": 1, "ngpu": 1}
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser: that of both of ESPnet's programs."""
     parser = espnet.get_parser()
+    parser.prog = f"{PROGRAM} asr-inference-streaming"
     parser.description = __doc__
+    setattr(parser, "error", partial(fail, parser.prog))
     parser.add_argument(
         "--transducer_conf",
         default=None,
@@ -61,13 +65,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn a mistake of the user's within the block into one sentence, and end."""
+def _bad_input(prog: str) -> Iterator[None]:
+    """End the program with one line where input within the block is bad."""
     try:
         yield
     except (OSError, ValueError, yaml.YAMLError) as e:
-        # asr.sh shows the logs that have the word "error" in them.
-        sys.exit(f"asr_inference_streaming: error: {' '.join(str(e).split())}")
+        # asr.sh prints the logs that have the word "error" in them.
+        fail(prog, f"error: {sentence(e)}")
 
 
 def _served(further: Dict[str, Any], transducer: bool) -> Dict[str, Any]:
@@ -154,16 +158,17 @@ class InChunks:
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Decode with ESPnet's own loop over utterances."""
     print(espnet.get_commandline_args(), file=sys.stderr)
-    options = vars(get_parser().parse_args(cmd))
+    parser = get_parser()
+    options = vars(parser.parse_args(cmd))
     options.pop("config", None)
     length = options.pop("sim_chunk_length")
     own = {action.dest for action in espnet.get_parser()._actions}
     further = {name: options.pop(name) for name in set(options) - own}
-    with _sentences():
+    with _bad_input(parser.prog):
         _check(options)
 
     def build(**kwargs):
-        with _sentences():  # not earlier: ESPnet has set the log up now
+        with _bad_input(parser.prog):  # not earlier: ESPnet has set the log up now
             config = read_config(kwargs["asr_train_config"], kwargs["asr_model_file"])
             served = _served(further, is_transducer(config))
             speech2text = build_speech2text(**served, **kwargs)

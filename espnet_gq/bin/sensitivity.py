@@ -3,8 +3,7 @@
 For every tensor that a gq_conf can quantize and every bit width: the difference of the
 mean validation loss after post-training quantization of that tensor, all else float,
 and a second-order estimate of it. The file is written after each tensor; a run that was
-interrupted goes on where it was. python3 -m espnet_gq.bin.allocate chooses bit widths
-from it.
+interrupted continues. espnet-gq allocate chooses bit widths from it.
 """
 
 import argparse
@@ -22,7 +21,11 @@ from espnet_gq.analysis.sensitivity import (
     measure,
     unquantized_size,
 )
+from espnet_gq.bin._common import Parser, execute, fail
 from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
+
+INTERRUPTED = 130
+"""Exit status after SIGINT, as shells have it."""
 
 
 def _triple(text: str) -> Tuple[str, str, str]:
@@ -56,9 +59,7 @@ def _count(text: str) -> int:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("sensitivity", __doc__)
     parser.add_argument("--asr_task", choices=list(TASKS), default="asr")
     parser.add_argument(
         "--asr_train_config",
@@ -198,13 +199,11 @@ def run(args: argparse.Namespace) -> None:
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
+    parser = get_parser()
     try:
-        run(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"sensitivity: {e}")
+        execute(parser, run, cmd)
     except KeyboardInterrupt:
-        sys.exit("sensitivity: interrupted; the same command goes on where it was")
+        fail(parser.prog, "interrupted; the same command continues", INTERRUPTED)
 
 
 if __name__ == "__main__":

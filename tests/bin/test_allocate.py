@@ -127,7 +127,7 @@ def test_a_wrong_base_gives_one_line(source, tmp_path, content, sentence):
         allocate.main(
             [str(source), "--effective_bits=4", f"--base={base}", f"--output={output}"]
         )
-    assert str(base) in error.value.code and "\n" not in error.value.code
+    assert str(base) in str(error.value) and "\n" not in str(error.value)
     assert not output.exists()
 
 

@@ -1,4 +1,4 @@
-"""ESPnet's trainer: a resumed training of another length, and methods with a penalty."""
+"""ESPnet's trainer: a training that is resumed with another length, and penalties."""
 
 import logging
 import re
