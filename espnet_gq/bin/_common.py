@@ -1,4 +1,4 @@
-"""What the commands share: their parser, how they end at bad input, some options."""
+"""Shared by the commands: their parser, their errors, some of their options."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from typing import Any, Callable, Dict, NoReturn, Optional, Sequence, Tuple, Typ
 
 PROGRAM = "espnet-gq"
 BAD_INPUT = 2
-"""Exit status, as that of argparse."""
+"""Exit status, the same as argparse's."""
 
 
 class Ended(SystemExit):
-    """The end of a program: its message, which was printed, and its exit status."""
+    """The end of a program, with the message that was printed and the exit status."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -30,7 +30,7 @@ def fail(prog: str, message: Any, status: int = BAD_INPUT) -> NoReturn:
 
 
 def sentence(error: BaseException) -> str:
-    """Return an exception's message, a file's name before what is wrong with it."""
+    """Return an exception's message; for an OSError 'FILE: reason'."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -61,13 +61,13 @@ def execute(
     cmd: Optional[Sequence[str]] = None,
     errors: Tuple[Type[Exception], ...] = (OSError, ValueError),
 ) -> None:
-    """Run a command; input that it cannot use ends the program with one line.
+    """Run a command; bad input ends the program with one line.
 
     Args:
         parser: The command's parser.
         run: The command.
         cmd: The command line; None: that of the program.
-        errors: What it raises at bad input.
+        errors: Exceptions that it raises at bad input.
     """
     args = parser.parse_args(cmd)
     try:

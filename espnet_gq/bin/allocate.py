@@ -1,7 +1,7 @@
 """Choose the bit width of every tensor under a budget, and write it as a gq_conf.
 
-Reads what espnet-gq sensitivity measured. With --base the output is that
-training config with the widths in it; without, the three gq_conf to paste into one.
+Reads the file of espnet-gq sensitivity. With --base the output is that training config
+with the chosen widths; without, the three gq_conf to paste into one.
 """
 
 import argparse
@@ -37,7 +37,9 @@ def _number(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; allowed: 0 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number; allowed: 0 or more"
+        )
     return value
 
 
@@ -45,7 +47,7 @@ def _size(text: str) -> float:
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", text.strip().lower())
     if not found or found[2] not in UNITS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; allowed: a number of bytes, or one with a unit "
+            f"{text!r} is not a size; allowed: a number of bytes, or one with a unit "
             "(kB, MB, GB, KiB, MiB, GiB) such as 6MB"
         )
     return float(found[1]) * UNITS[found[2]]
@@ -59,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
-        "--effective_bits", type=_number, help="mean bits of a quantized weight"
+        "--effective_bits", type=_number, help="mean bits per quantized weight"
     )
     budget.add_argument(
         "--max_size", type=_size, help="size of the whole packed file, such as 6MB"
@@ -67,7 +69,7 @@ def get_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--max_loss",
         type=_number,
-        help="summed cost; the smallest file that keeps to it is chosen",
+        help="largest summed cost, for the smallest file",
     )
     parser.add_argument(
         "--by",
@@ -93,7 +95,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
-    """Return how many tensors of each part have each width, as a Markdown table."""
+    """Return the number of tensors of each part at each width, as a Markdown table."""
     parts: Dict[str, List] = {}
     for tensor in sensitivity.tensors:
         part = split_name(tensor.name)[0].removesuffix("_conf")

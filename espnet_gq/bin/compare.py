@@ -1,6 +1,6 @@
 """Compare models in one table: bits, quantized share, file size, WER with interval.
 
-The first --system is the baseline: the others' file sizes and word error rates are
+The first --system is the baseline: file sizes and word error rates of the others are
 also given relative to it. Intervals come from a bootstrap over speakers and, within
 them, recordings (data/DSET/utt2recordings) or utterances.
 """
@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
-    """Return one record for every system."""
+    """Return one record per system."""
     records: List[Dict[str, Any]] = []
     baseline_units: Dict[str, Any] = {}
     for name, model_file, decode_dir in args.system:
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
 
 
 def table(records: List[Dict[str, Any]], test_sets: Sequence[str]) -> str:
-    """Return the records as a Markdown table and, below it, the differences."""
+    """Return the records as a Markdown table, with the differences below it."""
     header = ["model", "bits", "quantized", "file", "smaller"]
     header += [f"WER {dset} [95 %]" for dset in test_sets]
     rows = []

@@ -1,8 +1,8 @@
 """Stage 13: score decoded test sets in ESPnet's layout and table format.
 
-Writes ASR_EXP/INFERENCE_TAG/DSET/score_{wer,cer,ter}/result.txt for every test set,
-and the tables of everything scored below ASR_EXP to ASR_EXP/RESULTS.md. Scores with
-sclite where it is installed and with jiwer otherwise.
+Writes ASR_EXP/INFERENCE_TAG/DSET/score_{wer,cer,ter}/result.txt for every test set, and
+the tables of all results below ASR_EXP to ASR_EXP/RESULTS.md. Scores with sclite where
+it is installed, and with jiwer otherwise.
 """
 
 import argparse

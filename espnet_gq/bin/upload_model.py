@@ -12,14 +12,14 @@ from espnet_gq.espnet.sharing.model_zip import upload_model
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("upload-model", __doc__)
-    parser.add_argument("zip", help="what stage 14 wrote")
+    parser.add_argument("zip", help="the zip of stage 14")
     parser.add_argument(
         "--hf_repo",
         required=True,
         help="user/model, a repository that 'hf repo create' made",
     )
     parser.add_argument(
-        "--expdir", type=Path, default=Path("exp"), help="its contents are kept here"
+        "--expdir", type=Path, default=Path("exp"), help="folder for the unpacked zip"
     )
     add_card_options(parser)
     return parser

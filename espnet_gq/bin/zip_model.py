@@ -1,7 +1,7 @@
 """Stage 14: put a trained model into ESPnet's zip, to be shared.
 
-A packed model has its float form in it as well (float.zip), which needs no plugin. The
-model card is README.md. Run it in the recipe's folder.
+The zip of a packed model also holds its float form (float.zip), which needs no plugin,
+and a model card (README.md). Run it in the recipe's folder.
 """
 
 import argparse
@@ -22,13 +22,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--asr_model_file",
         required=True,
-        help="what espnet-gq pack wrote, or the checkpoint of a float training",
+        help="a file of espnet-gq pack, or the checkpoint of a float training",
     )
     parser.add_argument(
         "--option",
         action="append",
         default=[],
-        help="a further file or folder; what the configuration names is there anyway",
+        help="a further file or folder; those that the configuration names are "
+        "included",
     )
     add_card_options(parser)
     return parser

@@ -26,7 +26,7 @@ from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
 from espnet_gq.quantizer.methods import create
-from espnet_gq.wording import shown
+from espnet_gq.wording import quoted
 
 
 def occurrences(module: nn.Module) -> Dict[nn.Module, List[str]]:
@@ -64,9 +64,9 @@ class _Weight:
 
     parameter: nn.Parameter
     places: List[Tuple[nn.Module, str]]
-    """Layers that use it, and their names of it."""
+    """Layers that use it, and its name in each."""
     names: List[Tuple[str, str]]
-    """Names of these layers, and again their names of it."""
+    """Names of these layers, and its name in each."""
     channels: int
     gates: int
 
@@ -75,7 +75,7 @@ class _Weight:
         return _label(*self.names[0])
 
     def rule(self, config: GQConfig) -> Optional[Rule]:
-        """Return the rule that decides, None where the default does.
+        """Return the rule that applies, None for the default.
 
         Raises:
             GQConfigError: If rules disagree on a tensor that has several names.
@@ -90,8 +90,8 @@ class _Weight:
         if len(settings) > 1:
             raise GQConfigError(
                 f"gq_conf.rules: {' and '.join(_label(*n) for n in found.values())} "
-                "are one tensor, and the rules do not give them the same; allowed: "
-                "one setting for all names of a tensor"
+                "are one tensor, and the rules give them different settings; "
+                "allowed: one setting for all names of a tensor"
             )
         return next(iter(found), None)
 
@@ -149,7 +149,7 @@ def prepare(
         outsiders = _outsiders(modules, weight)
         options = config.options(rule)
         if rule is not None and options is None:
-            reasons[id(weight.parameter)] = f"{RULE}{shown(rule.pattern)}"
+            reasons[id(weight.parameter)] = f"{RULE}{quoted(rule.pattern)}"
         elif outsiders:
             reasons[id(weight.parameter)] = (
                 f"a {outsiders[0]}, which has no quantized form, uses the same tensor"
@@ -196,7 +196,7 @@ def _check_rules(
     modules: Mapping[nn.Module, List[str]],
     weights: Sequence[_Weight],
 ) -> None:
-    """Refuse rules that would do nothing, and to quantize what is quantized already.
+    """Refuse rules without effect, and layers that are quantized already.
 
     Raises:
         GQConfigError: See `prepare`.
@@ -225,12 +225,12 @@ def _check_rules(
         ]
         if others:
             raise GQConfigError(
-                f"gq_conf.rules: pattern {shown(rule.pattern)} matches only "
+                f"gq_conf.rules: pattern {quoted(rule.pattern)} matches only "
                 f"{', '.join(sorted(set(others)))}, which cannot be quantized; "
                 f"allowed: a pattern for one of {_examples(names)}"
             )
         raise GQConfigError(
-            f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
+            f"gq_conf.rules: pattern {quoted(rule.pattern)} matches no layer; "
             f"allowed: a pattern for one of {_examples(names)}"
         )
     for name, weight, bits in done:
@@ -239,7 +239,7 @@ def _check_rules(
             raise GQConfigError(
                 f"gq_conf: {name or 'the module'} is quantized already, to {bits} "
                 "bits; allowed: to prepare a module once, a rule with float: true for "
-                "what is to stay as it is, or espnet_gq.harden before"
+                "layers that are to stay as they are, or espnet_gq.harden first"
             )
 
 

@@ -11,8 +11,8 @@ from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.quantizer import Quantizer
 
 EXPECTED = 0.95
-"""Where less than this share of the parameters in matrices that no rule left float is
-quantized, the log says so as a warning."""
+"""Where a smaller share than this is quantized, of the parameters in matrices that no
+rule left float, the summary is logged as a warning."""
 VECTOR = "a vector (bias, normalization)"
 BY_CONFIGURATION = "gq_conf"
 RULE = "rule "
@@ -80,7 +80,7 @@ class Summary:
         )
 
     def log(self) -> None:
-        """Log it, as a warning where much is left float that no rule asked for."""
+        """Log the summary, as a warning where much is left float without a rule."""
         asked = (VECTOR, BY_CONFIGURATION)
         lost = sum(
             p.numel
@@ -99,8 +99,7 @@ def summarize(
 
     Args:
         module: Any module, prepared or not.
-        reasons: Reason for a parameter, by its id, where more is known than the module
-            shows.
+        reasons: Reasons for parameters, by id, that the module itself does not show.
     """
     quantized: Dict[str, int] = {}
     numel: Dict[str, int] = {}

@@ -124,7 +124,7 @@ class Progress:
     temperature: float
     """Mean inverse temperature alpha over the quantized tensors."""
     settled: float
-    """Share of weights whose soft value is within 1% of the local gap of a centroid."""
+    """Share of weights whose soft value is within 1% of the gap from a centroid."""
     soft_hard_gap: float
     """||soft - hard|| / ||hard|| over all quantized weights."""
     effective_bits: float

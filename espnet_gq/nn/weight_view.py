@@ -1,4 +1,4 @@
-"""What an attribute such as `layer.weight` of a quantized layer is.
+"""The attributes of a quantized layer, such as `layer.weight`.
 
 Layers compute with the quantized form of their parameters. Other code that computes
 with a layer's attribute (PyTorch's fast paths of its Transformer layers, a tied output

@@ -175,11 +175,11 @@ class Quantizer(Codebook):
 
     @torch.no_grad()
     def statistics(self, w: torch.Tensor) -> Dict[str, float]:
-        """Return sums over the weights from which a model's figures are made.
+        """Return the sums over the weights from which a model's figures are computed.
 
         "hard": squared norm of the hard weights; "gap": squared norm of soft - hard;
         "settled": number of weights whose soft value lies within 1% of the local gap
-        of a centroid; "numel": number of weights. Large tensors are sampled.
+        from a centroid; "numel": number of weights. Large tensors are sampled.
         """
         if not self.fitted:
             return self.fitted_to(w).statistics(w)

@@ -92,8 +92,8 @@ class Codebook(SavedState):
         """Fit scale and codebook to the weights, for a training that goes on from them.
 
         A row of zeros gets the median scale of the others, and a tensor of zeros the
-        one of a newly initialised layer, since from a scale of next to nothing no
-        training comes back.
+        one of a newly initialised layer, because training does not recover from a scale
+        close to zero.
 
         Raises:
             ValueError: If a weight is NaN or infinite.

@@ -15,15 +15,16 @@ from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU, codebook
 
 SOFT_FROM_BITS = 4
 """From this width on the forward pass is soft and hardens; below, it is hard from the
-start, so that no soft-to-hard gap remains."""
+start, which leaves no soft-to-hard gap."""
 # First and last inverse temperature. The hard pass has no gap to close: its slope only
 # has to reach the weights.
 ALPHA = {SOFT: (3.0, 50.0), HARD: (1.0, 2.0)}
 SLOPE_ALPHA = 1.5
 """Inverse temperature of the slope with which a soft pass trains the weights. Its own
-gradient dies as it hardens: on the evidence grid, learning stopped three fifths into
-the training, and a transducer at 5 and 4 bits ended at a validation loss of 1.15 and
-1.08 instead of 0.99 and 0.95, a Conformer at 0.17 and 0.18 instead of 0.16 and 0.14."""
+gradient vanishes as it hardens: on the evidence grid, learning stopped three fifths
+into the training, and a transducer at 5 and 4 bits ended at a validation loss of 1.15
+and 1.08 instead of 0.99 and 0.95, a Conformer at 0.17 and 0.18 instead of 0.16 and
+0.14."""
 FORWARDS = ("auto", "soft", "hard")
 
 

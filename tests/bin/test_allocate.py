@@ -146,8 +146,8 @@ def test_a_budget_out_of_reach_and_a_file_of_another_kind_give_one_line(
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--max_size", "6 parsecs"], "'6 parsecs' is no size"),
-        (["--effective_bits", "-1"], "'-1' is no number"),
+        (["--max_size", "6 parsecs"], "'6 parsecs' is not a size"),
+        (["--effective_bits", "-1"], "'-1' is not a number"),
         ([], "one of the arguments"),
         (["--max_loss", "1", "--effective_bits", "4"], "not allowed with"),
     ],

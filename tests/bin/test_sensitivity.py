@@ -130,8 +130,8 @@ def test_a_missing_input_gives_one_line(task, folder, tmp_path, changes, sentenc
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"bits": "2,9"}, "'2,9' are no bit widths"),
-        ({"bits": "two"}, "'two' are no bit widths"),
+        ({"bits": "2,9"}, "'2,9' are not bit widths"),
+        ({"bits": "two"}, "'two' are not bit widths"),
         ({"num_utterances": 0}, "'0' is not a number of utterances"),
         ({"data_path_and_name_and_type": "wav.scp"}, "is not PATH,NAME,TYPE"),
     ],

@@ -30,7 +30,7 @@ def quantizers(steps=None, total=None, step=0, **conf):
     "state, planned, slack, words",
     [
         ({"total": 100, "step": 100}, 200, 0, "step 200: 100 steps are trained at the"),
-        ({"total": 100, "step": 40}, 200, 0, "step 100, as it was begun, and the trai"),
+        ({"total": 100, "step": 40}, 200, 0, "step 100, as planned when it began, an"),
         ({"total": 100, "step": 150}, 200, 0, "200: 50 steps are trained at the final"),
         ({"total": 100}, 101, 0, "at step 101: 1 steps are trained at the final"),
         ({"total": 100}, 104, 5, None),
@@ -72,7 +72,7 @@ def test_a_new_length_is_followed(caplog):
     follow_configuration(found)
     assert {q.total_steps for q in found} == {200}
     assert (
-        "goes on over 200 (gq_conf.annealing.steps); at step 100 the temperature "
+        "continues over 200 (gq_conf.annealing.steps); at step 100 the temperature "
         in (caplog.text)
     )
     assert "goes from 50 to 12.2" in caplog.text

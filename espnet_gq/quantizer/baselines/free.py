@@ -1,6 +1,6 @@
-"""Free centroids: GQ without the mu-law constraint, the control of it.
+"""Free centroids: GQ without the mu-law constraint, as a control.
 
-Every centroid is trained by itself, from the Lloyd-Max centroids on; the assignment and
+Each centroid is a parameter, starting from the Lloyd-Max centroids; the assignment and
 its annealing are GQ's (`quantizer/assignment.py`).
 """
 

@@ -19,7 +19,7 @@ def lloyd_max(x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
 
     Args:
         x: Values, any shape.
-        start: Centroids to begin with, ascending; one without values stays.
+        start: Centroids to begin with, ascending; one without values does not move.
     """
     x = x.flatten().double().sort().values
     sums = torch.cat([x.new_zeros(1), x.cumsum(0)])
@@ -62,7 +62,7 @@ class LloydMaxCodebook(StoredCodebook):
 
 
 def _ascending(c: torch.Tensor) -> torch.Tensor:
-    """Return c with neighbours that float32 can tell apart."""
+    """Return c with neighbours that differ in float32."""
     least = 1e-6 * c.abs().max().clamp_min(1e-6)
     steps = torch.arange(c.numel(), dtype=c.dtype, device=c.device) * least
     return (c - steps).cummax(0).values + steps

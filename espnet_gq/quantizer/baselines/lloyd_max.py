@@ -1,6 +1,6 @@
 """BP-QAT with Lloyd-Max centroids: a stand-in for S8BQAT (arXiv 2206.15408).
 
-Known of S8BQAT: Lloyd-Max centroids taken from the float baseline and fixed, a periodic
+What is known of S8BQAT: Lloyd-Max centroids of the float model, fixed; a periodic
 regularizer that is zero on the centroids and largest midway (MRACos), and a hard
 compressor every k steps. Its exact formula is not known to us; ours is, for a weight at
 the fraction t of a gap of width g,
@@ -34,14 +34,14 @@ class _AddGradient(torch.autograd.Function):
 
 
 class LloydMaxQuantizer(Quantizer, LloydMaxCodebook):
-    """Fixed Lloyd-Max centroids, a pull towards them, a compressor now and then.
+    """Fixed Lloyd-Max centroids, a penalty towards them, and a hard compressor.
 
     Args:
         bits, channels, ...: See `Quantizer`.
-        strength: Of the penalty at the end of the training. On the evidence grid, a
-            Conformer at 2 bits made 6.3, 5.9 and 4.2% errors with 0.1, 1 and 10.
-        compress_every: Optimizer steps from one time that all weights are set on their
-            centroids to the next; 0: never.
+        strength: Strength of the penalty at the end of the training. On the evidence
+            grid, a Conformer at 2 bits made 6.3, 5.9 and 4.2% errors with 0.1, 1, 10.
+        compress_every: Optimizer steps between compressions, which set each weight to
+            its nearest centroid; 0: never.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LloydMaxQuantizer(Quantizer, LloydMaxCodebook):
         return _AddGradient.apply(w, self.pull(w))
 
     def _due(self) -> bool:
-        """Return whether this step compresses, once a step."""
+        """Return whether this call compresses; true once per step at most."""
         due = (
             self.compress_every > 0
             and self.step > 0

@@ -379,13 +379,13 @@ def test_a_training_of_unknown_length_is_refused():
         (
             {"annealing": {"steps": 40}},
             {"max_epochs": 4},
-            ["20 optimizer steps and goe"],
+            ["20 optimizer steps and con"],
         ),
         (
             {"annealing": {"steps": 80}},
             {"max_epochs": 4},
             [
-                "goes on over 80",
+                "continues over 80",
                 "training at step 40",
                 "ended at optimizer step 40 of 80",
             ],

@@ -74,9 +74,8 @@ def test_an_undisturbed_training_says_nothing(task, begun):
 def test_a_larger_max_epoch(task, begun):
     log = resumed(task, begun, "larger", max_epoch=4)
     (said,) = warnings(log)  # once, not every epoch
-    assert (
-        "ends at optimizer step 4, as it was begun, and the training now at step 8: "
-        in (said)
+    assert "step 4, as planned when it began, and the training now at step 8: " in (
+        said
     )
     assert "4 steps are trained at the final temperature 50" in said
     assert said.endswith("set gq_conf.annealing.steps to 8")
@@ -96,7 +95,7 @@ def test_a_larger_max_epoch_with_the_advice(task, begun):
     torch.save(states, checkpoint)
     log = train(task, "advised", max_epoch=4, **steps)
     (said,) = warnings(log)
-    assert "was begun over 4 optimizer steps and goes on over 8" in said
+    assert "began over 4 optimizer steps and continues over 8" in said
     assert read(task.path / "advised") == {(8, 8)}
     temperatures = [float(t) for t in re.findall(r"gq_temperature=([\d.]+)", log)]
     assert temperatures and min(temperatures) < 20  # annealed, not held at its end
@@ -111,9 +110,7 @@ def test_a_smaller_max_epoch(task, begun):
     torch.save(states, checkpoint)
     log = train(task, "smaller", max_epoch=3)
     first, last = warnings(log)
-    assert "ends at optimizer step 20, as it was begun, and the training at step 6" in (
-        first
-    )
+    assert "step 20, as planned when it began, and the training at step 6" in (first)
     assert "has ended at optimizer step 6 of 20 of its annealing" in last
     assert read(task.path / "smaller") == {(6, 20)}
 
