@@ -25,7 +25,7 @@ from espnet_gq.bin._common import Parser, execute, fail
 from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
 
 INTERRUPTED = 130
-"""Exit status after SIGINT, as shells have it."""
+"""Exit status after SIGINT, by the convention of shells."""
 
 
 def _triple(text: str) -> Tuple[str, str, str]:

@@ -70,10 +70,10 @@ class QuantizedRNNBase(QuantizedLayer):
         ]
 
     def _update_flat_weights(self) -> None:
-        """Leave _flat_weights as they are: the forward pass has its own."""
+        """Do nothing: each forward pass makes its own _flat_weights."""
 
     def flatten_parameters(self) -> None:
-        """Do nothing: cuDNN gets the quantized weights, which are new at every step."""
+        """Do nothing: cuDNN gets the quantized weights, which change at every step."""
 
     def to_float(self) -> nn.Module:
         """Turn the layer into the float one, see `QuantizedLayer`."""

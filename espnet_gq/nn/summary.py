@@ -1,4 +1,4 @@
-"""What of a module is quantized, and what is left float and why."""
+"""Which parameters of a module are quantized, which are left float, and why."""
 
 import logging
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class LeftFloat:
 
 @dataclass(frozen=True)
 class Summary:
-    """What of a module is quantized. Shared tensors count once."""
+    """The quantized and the float parameters of a module. Shared tensors count once."""
 
     quantized: Mapping[str, int]
     """Bits of each quantized parameter, by its name."""
     numel: Mapping[str, int]
-    """Number of weights of each."""
+    """Number of weights in each quantized parameter."""
     left: Tuple[LeftFloat, ...]
     """The other parameters."""
     buffers: int = 0
@@ -54,7 +54,7 @@ class Summary:
 
     @property
     def effective_bits(self) -> float:
-        """Mean bits of a quantized weight, 32 where there is none."""
+        """Mean bits per quantized weight, 32 where there is none."""
         weights = sum(self.numel.values())
         if not weights:
             return 32.0

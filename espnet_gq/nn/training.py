@@ -55,7 +55,7 @@ def check_gradients(
 
 
 def start(module: nn.Module) -> None:
-    """Begin a new annealing on the weights as they now are.
+    """Begin a new annealing with the present weights.
 
     Raises:
         NotFiniteError: If a weight is NaN or infinite; names the tensor.

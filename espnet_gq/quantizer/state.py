@@ -17,7 +17,7 @@ quantizers was not, its scale and codebook were part of the average."""
 
 
 class StateError(ValueError):
-    """A saved state that belongs to another quantizer, or that is none."""
+    """A saved state that is malformed, or that belongs to another quantizer."""
 
 
 class State(NamedTuple):
@@ -35,7 +35,7 @@ def read_state(saved: torch.Tensor) -> State:
     The mean of several states, which averaging checkpoints makes, is one as well.
 
     Raises:
-        StateError: If it is none.
+        StateError: If it is malformed.
     """
     values = saved.tolist()  # read often: no operations of torch
     known = saved.shape == (4,) and saved.is_floating_point()
@@ -49,7 +49,7 @@ def read_state(saved: torch.Tensor) -> State:
 
 
 class SavedState(nn.Module):
-    """A module with a `saved_state`, which stays in float32 whatever it is cast to.
+    """A module with a `saved_state`, kept in float32 where the module is cast to half.
 
     Args:
         bits: Bit width, 1 to 8.
@@ -69,7 +69,7 @@ class SavedState(nn.Module):
         return torch.tensor(self._first_values, dtype=torch.float32, device="cpu")
 
     def _state(self) -> State:
-        """Return the state; a GPU is waited for only where another wrote to it."""
+        """Return the state; waits for a GPU only after other code wrote to it."""
         saved = self.saved_state
         if saved.is_meta:
             return read_state(self._first_state())
@@ -145,8 +145,7 @@ class SavedState(nn.Module):
                 raise StateError(
                     f"{prefix[:-1]} has {bits} bits in the checkpoint and {self.bits} "
                     "in the configuration; use the same gq_conf, or start from the "
-                    "float form of the checkpoint (python -m espnet_gq.bin.pack "
-                    "--format float)"
+                    "float form of the checkpoint (espnet-gq pack --format float)"
                 )
         super()._load_from_state_dict(
             state_dict, prefix, metadata, strict, missing, unexpected, errors
