@@ -15,7 +15,8 @@ from benchmarks.training.variants import (
     config,
     import_packages,
 )
-from espnet_gq.nn.prepare import fit_quantizers, quantized_weights
+from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 SHORT = Workload(2, 1.5)
 ATTENTION = dict(output_size=32, attention_heads=2, num_blocks=2)

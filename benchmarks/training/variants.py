@@ -18,7 +18,7 @@ from benchmarks.espnet_models import PARTS, Config
 from benchmarks.espnet_models import build as espnet_model
 from benchmarks.espnet_models import options, quantized
 from benchmarks.report import installed
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 METHODS = ("float", "gq", "torchao", "brevitas")
 

@@ -60,7 +60,7 @@ from espnet_gq.packing.stored import (
     stored_quantizer,
 )
 from espnet_gq.quantizer.function import hard_indices, hard_quantize
-from espnet_gq.wording import shown
+from espnet_gq.wording import quoted
 
 FORMAT = "espnet_gq.packed"
 VERSIONS = (1, 2, 3)
@@ -222,8 +222,8 @@ def _extra(key: str, value: Any) -> Any:
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"{key} holds {shown(value)}; allowed beside tensors: None, numbers, text, and "
-        "lists and dicts of these with text as keys"
+        f"{key} holds {quoted(value)}; allowed beside tensors: None, numbers, text, "
+        "and lists and dicts of these with text as keys"
     )
 
 
@@ -237,7 +237,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
     version = packed.get("version")
     if not isinstance(version, int) or version not in VERSIONS:
         raise PackedFormatError(
-            f"format version {shown(version)}; espnet_gq {__version__} reads "
+            f"format version {quoted(version)}; espnet_gq {__version__} reads "
             f"{', '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
@@ -261,7 +261,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
 
 def _count(value: Any, most: int = 2**40) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise PackedFormatError(f"{shown(value)} is not a count")
+        raise PackedFormatError(f"{quoted(value)} is not a count")
     return value
 
 
@@ -374,7 +374,7 @@ def tensors(
                 known[name] = value
         except PackedFormatError as e:
             label = entry.get("name") if isinstance(entry, dict) else None
-            raise PackedFormatError(f"tensor {shown(label)}: {e}") from None
+            raise PackedFormatError(f"tensor {quoted(label)}: {e}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
         yield name, value
@@ -383,7 +383,7 @@ def tensors(
 
 def _name(entry: Mapping[str, Any], key: str = "name") -> str:
     if not isinstance(entry[key], str):
-        raise PackedFormatError(f"{shown(entry[key])} is not a name")
+        raise PackedFormatError(f"{quoted(entry[key])} is not a name")
     return entry[key]
 
 
@@ -415,7 +415,7 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
         value: Stored = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
-            raise PackedFormatError(f"unknown type {shown(entry['dtype'])}")
+            raise PackedFormatError(f"unknown type {quoted(entry['dtype'])}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
         plain = torch.empty(shape, dtype=dtype)  # torch views no array without values

@@ -22,10 +22,11 @@ import espnet_gq.espnet  # noqa: F401
 from benchmarks.espnet_models import Model
 from benchmarks.options import new_parser
 from benchmarks.report import machine
-from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
+from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.files import write_json
-from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
+from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.training import fit_quantizers, progress
 from espnet_gq.packing import (
     is_packed,
     load_state_dict,
@@ -221,12 +222,12 @@ def gap(model: Model, data: Path) -> Dict[str, float]:
     )
 
 
-def size(checkpoint: Path, packed: Path) -> Dict[str, Any]:
+def size(checkpoint: Path, config: Path, packed: Path) -> Dict[str, Any]:
     """Return what the checkpoint holds, and the size of its packed file.
 
     `packed_bytes` is None where the packed format does not serve the method.
     """
-    found = describe(checkpoint)
+    found = describe_model(checkpoint, config)
     figures: Dict[str, Any] = dict(
         parameters=found.num_params,
         quantized_share=found.quantized_share,
@@ -271,7 +272,7 @@ def measure(
         if not recalibrated:
             found["gap"] = gap(model, data / "dev")
         checkpoint = fitted
-    found["size"] = size(checkpoint, folder / "packed.pth")
+    found["size"] = size(checkpoint, config, folder / "packed.pth")
     built = speech2text(config, checkpoint, decoding)
     if recalibrated:
         recalibrate(built.asr_model, data / "train")

@@ -7,7 +7,7 @@ from torch import nn
 
 import espnet_gq
 from benchmarks.gpu.rows import FIGURE, Result, Settings, at_most, attempt
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 STEPS = 10
 """More than torch.compile compiles a function anew for: a step must not be a reason."""

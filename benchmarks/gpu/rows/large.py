@@ -8,7 +8,8 @@ from torch import nn
 import espnet_gq
 from benchmarks.gpu.rows import FIGURE, Result, Settings, attempt, holds
 from benchmarks.measuring import Clock
-from espnet_gq.nn.prepare import fit_quantizers, harden_, quantized_weights
+from espnet_gq.nn.prepare import harden_, quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 
 def _quantized(settings: Settings) -> Iterator[Result]:

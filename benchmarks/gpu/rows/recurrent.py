@@ -18,7 +18,7 @@ from benchmarks.gpu.rows import (
     seconds_of,
 )
 from espnet_gq.nn.flat_weights import flattened
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 KINDS: Dict[str, Any] = {
     "LSTM": (nn.LSTM, dict(num_layers=2)),

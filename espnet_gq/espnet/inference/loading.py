@@ -23,7 +23,7 @@ from espnet_gq.packing import (
     unpack_state_dict,
 )
 from espnet_gq.packing.loading import first_mismatch
-from espnet_gq.quantizer.base import StateError
+from espnet_gq.quantizer.state import StateError
 from espnet_gq.runtime import available, skeleton
 
 MADE_BY = {

@@ -9,12 +9,8 @@ import torch
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.classes.encoders import ENCODERS
-from espnet_gq.nn.prepare import (
-    fit_quantizers,
-    quantizable,
-    quantized_layers,
-    quantized_weights,
-)
+from espnet_gq.nn.prepare import quantizable, quantized_layers, quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 SMALL = dict(output_size=16, attention_heads=2, linear_units=32, num_blocks=2)
 ENCODER_OPTIONS = {

@@ -36,6 +36,7 @@ import torch
 from benchmarks.options import command, new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.bin._common import Ended
 from espnet_gq.files import write_json
 from tests.robustness.fuzz.inputs import KINDS
 
@@ -69,7 +70,7 @@ def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
     if not isinstance(error, KINDS[kind][1]):
         trace = "".join(traceback.format_exception(error))[-1500:]
         return Outcome(0, "crash", trace)
-    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+    if isinstance(error, SystemExit) and not isinstance(error, Ended):
         return Outcome(0, "unclear", f"exit status {error.code}")
     named = "gq_conf" in words or str(folder) in words
     clear = named and "\n" not in words and 20 < len(words) < LONGEST
