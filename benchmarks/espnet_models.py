@@ -1,4 +1,4 @@
-"""ESPnet models made from their options, float or with GQ's classes."""
+"""Build ESPnet models from their options, float or with GQ's classes."""
 
 import argparse
 import copy
@@ -7,15 +7,15 @@ from typing import Any, Dict, Mapping
 PARTS = ("encoder", "decoder", "model")
 Config = Dict[str, Any]
 Model = Any
-"""One of ESPnet's models, whose parts have no types."""
+"""An ESPnet model; its attributes are not typed."""
 
 
 def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Config:
-    """Return a training config with the quantized classes in place of ESPnet's.
+    """Replace ESPnet's classes in a training config by the quantized ones.
 
     Args:
         config: Options of a float training.
-        gq_confs: gq_conf of the "encoder", the "decoder" and the "model".
+        gq_confs: The gq_conf of the "encoder", the "decoder" and the "model".
     """
     result = dict(copy.deepcopy(config))
     for part in PARTS:
@@ -31,7 +31,7 @@ def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Conf
 
 
 def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
-    """Return all options of an ESPnet training: its defaults, and what is chosen.
+    """Return all options of an ESPnet training: its defaults, updated with `chosen`.
 
     Args:
         chosen: Classes and their arguments.
@@ -45,7 +45,7 @@ def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
 
 
 def build(given: Mapping[str, Any]) -> Model:
-    """Return the model of all options of a training."""
+    """Build the model from all options of a training."""
     from espnet2.tasks.asr import ASRTask
 
     return ASRTask.build_model(argparse.Namespace(**given))
