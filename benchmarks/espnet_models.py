@@ -2,7 +2,13 @@
 
 import argparse
 import copy
+import math
 from typing import Any, Dict, Mapping
+
+import torch
+from torch import nn
+
+from espnet_gq.nn.prepare import quantized_weights
 
 PARTS = ("encoder", "decoder", "model")
 Config = Dict[str, Any]
@@ -49,3 +55,16 @@ def build(given: Mapping[str, Any]) -> Model:
     from espnet2.tasks.asr import ASRTask
 
     return ASRTask.build_model(argparse.Namespace(**given))
+
+
+@torch.no_grad()
+def set_codebooks(model: nn.Module) -> None:
+    """Set the scale of every codebook from the standard deviation of its weights.
+
+    Fitting large models takes minutes, and the positions of the centroids affect
+    neither time nor memory.
+    """
+    for _, weight, quantizer in quantized_weights(model):
+        spread = {1: 1.0, 2: 1.5}.get(quantizer.bits, 2.0) * float(weight.std())
+        quantizer.log_scale.fill_(math.log(max(spread, 1e-6)))
+        quantizer.fitted = True

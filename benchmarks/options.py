@@ -5,6 +5,8 @@ import shlex
 import sys
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
+import torch
+
 
 def new_parser(
     description: str, show_defaults: bool = False
@@ -68,6 +70,12 @@ def check_known(
     for value in values:
         if value not in allowed:
             parser.error(f"{option} {value}; allowed: {', '.join(allowed)}")
+
+
+def check_device(parser: argparse.ArgumentParser, device: str) -> None:
+    """Exit with an error if the device is a GPU and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU; allowed here: cpu")
 
 
 def program() -> List[str]:

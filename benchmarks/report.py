@@ -1,7 +1,9 @@
 """Formatting of the benchmarks' output: machine, table cells, progress."""
 
+import logging
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -12,6 +14,12 @@ from espnet_gq.quantizer import fused
 
 ISA_NAMES = ("generic", "AVX2", "AVX-512")
 PACKAGES = ("espnet", "torch", "espnet-gq", "torchao", "brevitas")
+
+
+def quiet() -> None:
+    """Silence ESPnet's logging and PyTorch's warnings about its own quantization."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
 
 
 def progress(message: str) -> None:

@@ -17,12 +17,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch
-
 from benchmarks import ROOT
 from benchmarks.gpu.rows import CPU_FACTOR, FAIL, ROWS, Row
 from benchmarks.gpu.table import counted, lines_of
-from benchmarks.options import command, new_parser
+from benchmarks.options import check_device, command, new_parser
 from benchmarks.report import machine, progress
 from espnet_gq.files import write_json
 
@@ -97,8 +95,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run the rows and print the table; return 1 if any check failed, else 0."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch finds no GPU; allowed here: cpu")
+    check_device(parser, args.device)
     args.small |= args.device == "cpu"
     if args.minutes is None:
         args.minutes = 30 if args.device == "cpu" else 8

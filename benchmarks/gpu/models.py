@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 import torch
 from torch import nn
 
-from benchmarks.espnet_models import build
+from benchmarks.espnet_models import build, set_codebooks
 from benchmarks.training.step import Workload
 from benchmarks.training.variants import (
     Architecture,
@@ -15,7 +15,7 @@ from benchmarks.training.variants import (
     config,
     import_packages,
 )
-from espnet_gq.nn.prepare import fit_quantizers, quantized_weights
+from espnet_gq.nn.prepare import fit_quantizers
 
 SHORT = Workload(2, 1.5)
 ATTENTION = dict(output_size=32, attention_heads=2, num_blocks=2)
@@ -126,20 +126,6 @@ def quantized(
     else:
         fit_quantizers(model)
     return model.to(device).train()
-
-
-def set_codebooks(model: nn.Module) -> None:
-    """Set scale and curvature from the weights' standard deviation.
-
-    Fitting sorts all weights on the CPU, and the positions of the centroids affect
-    neither the time nor the memory of a step.
-    """
-    for _, weight, quantizer in quantized_weights(model):
-        with torch.no_grad():
-            quantizer.log_scale.fill_(float((3 * weight.std()).clamp_min(1e-6).log()))
-            log_mu: Any = quantizer.log_mu
-            log_mu.fill_(1.0)
-        quantizer.fitted = True
 
 
 def batch(seed: int, vocabulary: int, device: str) -> Dict[str, torch.Tensor]:

@@ -16,10 +16,10 @@ import torch
 from benchmarks import options
 from benchmarks.measuring import MIB
 from benchmarks.packed import kernels, latency, memory, plot, steps
-from benchmarks.packed.models import SIZES, describe, import_packages, quiet
+from benchmarks.packed.models import SIZES, describe, import_packages
 from benchmarks.packed.speech import DATA, Utterance, utterances
 from benchmarks.packed.variants import Aim, Variant, variants
-from benchmarks.report import machine, machine_lines
+from benchmarks.report import machine, machine_lines, quiet
 from espnet_gq.files import write_json
 from espnet_gq.runtime import available, instruction_sets
 from espnet_gq.runtime.library import MODES

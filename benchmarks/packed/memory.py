@@ -23,12 +23,11 @@ from benchmarks.packed.models import (
     describe,
     files,
     import_packages,
-    quiet,
     streaming_decoder,
 )
 from benchmarks.packed.speech import Utterance, noise
 from benchmarks.packed.variants import FLOAT, TORCH_INT8, Aim, Variant, variant_of
-from benchmarks.report import progress, spread_cell
+from benchmarks.report import progress, quiet, spread_cell
 from espnet_gq.analysis.tables import markdown
 
 AIM = 0.70

@@ -3,10 +3,7 @@
 import contextlib
 import hashlib
 import json
-import logging
-import math
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
@@ -17,10 +14,16 @@ from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
 from benchmarks import ROOT
-from benchmarks.espnet_models import PARTS, Model, build, options, quantized
+from benchmarks.espnet_models import (
+    PARTS,
+    Model,
+    build,
+    options,
+    quantized,
+    set_codebooks,
+)
 from benchmarks.packed.variants import FLOAT, TORCH_INT8, Variant
 from benchmarks.report import progress
-from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import pack_state_dict, save
 from espnet_gq.runtime import set_mode
 
@@ -161,12 +164,6 @@ SIZES = {
 }
 
 
-def quiet() -> None:
-    """Silence ESPnet's logging and PyTorch's warnings about its own quantization."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-
-
 def import_packages() -> None:
     """Import all that decoding needs; redirect what the imports print to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
@@ -187,17 +184,6 @@ def config(size: Size, variant: Variant) -> Dict[str, Any]:
     # With the default initialization, the signal vanishes in stacked LSTMs.
     chosen.update(token_type="word", normalize=None, init="xavier_uniform")
     return options(chosen, size.tokens)
-
-
-def _set_codebooks(model: nn.Module) -> None:
-    """Set every codebook from the spread of its weights.
-
-    Fitting would take minutes, and times do not depend on it.
-    """
-    for _, weight, quantizer in quantized_weights(model):
-        spread = {1: 1.0, 2: 1.5}.get(quantizer.bits, 2.0) * float(weight.std())
-        quantizer.log_scale.fill_(math.log(spread))
-        quantizer.fitted = True
 
 
 @dataclass(frozen=True)
@@ -239,7 +225,7 @@ def files(name: str, variant: Variant, cache: Path) -> Files:
         model = build(args)
         float_state = torch.load(files(name, FLOAT, cache).model, weights_only=True)
         model.load_state_dict(float_state, strict=False)
-        _set_codebooks(model)
+        set_codebooks(model)
         state = pack_state_dict(model.state_dict())
     Path(found.config).write_text(yaml.safe_dump(args))
     save(state, found.model)

@@ -7,9 +7,7 @@ See benchmarks/README.md.
 
 import argparse
 import gc
-import logging
 import statistics
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -18,7 +16,7 @@ import torch
 
 from benchmarks import options
 from benchmarks.measuring import MIB, in_new_process, in_turn, resident, spread
-from benchmarks.report import machine, machine_lines, progress, spread_cell
+from benchmarks.report import machine, machine_lines, progress, quiet, spread_cell
 from benchmarks.training.profile import profile, profile_rows
 from benchmarks.training.step import PHASES, Trainee, Workload
 from benchmarks.training.variants import (
@@ -36,11 +34,6 @@ from espnet_gq.files import write_json
 
 AIMS = {"8x10": (1.10, 1.05), "4x8": (1.20, None)}
 """Target ratios of GQ to float: time, memory."""
-
-
-def _quiet() -> None:
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
 
 
 # --- time ----------------------------------------------------------------------------
@@ -99,7 +92,7 @@ def memory_of(
     model, when every library has loaded its lazy parts. On a GPU both figures count
     tensors only.
     """
-    _quiet()
+    quiet()
     torch.set_num_threads(threads)
     import_packages(variant)
     Trainee(variant, TINY, device).step(
@@ -294,15 +287,14 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     least_one = ("rounds", "memory_steps", "threads")
     parser, args = options.parse_quick(get_parser, argv, least_one)
     options.check_known(parser, "--variants", args.variants, METHODS)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch finds no GPU; allowed here: cpu")
+    options.check_device(parser, args.device)
     return args
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, print and write."""
     args = parse(argv)
-    _quiet()
+    quiet()
     torch.set_num_threads(args.threads)
     import_packages(Variant("float"))
     size = TINY if args.quick else Size()

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 from torch import nn
@@ -48,6 +48,14 @@ def _step(rnn: nn.Module, x: torch.Tensor) -> List[torch.Tensor]:
     return [out.detach(), *(p.grad for p in rnn.parameters() if p.grad is not None)]
 
 
+def _compacts(call: Callable[[], Any]) -> Tuple[Any, bool]:
+    """Return the result of a call, and whether cuDNN had to compact the weights."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, any("contiguous chunk" in str(w.message) for w in caught)
+
+
 def _compared(kind: str, settings: Settings) -> Iterator[Result]:
     torch.backends.cudnn.allow_tf32 = False
     size = 32 if settings.small else 256
@@ -55,16 +63,13 @@ def _compared(kind: str, settings: Settings) -> Iterator[Result]:
     reference = _layer(kind, size, 5).double()
     there = copy.deepcopy(reference).float().to(settings.device)
     expected = _step(reference, x.double())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = _step(there, x.to(settings.device))
+    found, compacted = _compacts(lambda: _step(there, x.to(settings.device)))
     errors = [
         float((a.cpu().double() - b).norm() / b.norm().clamp_min(1e-12))
         for a, b in zip(found, expected)
     ]
     yield at_most(f"{kind}: output, from float64", errors[0], 1e-3, "relative")
     yield at_most(f"{kind}: gradients, from float64", max(errors[1:]), 1e-2, "relative")
-    compacted = [w for w in caught if "contiguous chunk" in str(w.message)]
     if settings.device == "cuda":
         yield holds(f"{kind}: cuDNN gets one buffer of weights", not compacted)
 
@@ -73,10 +78,7 @@ def _layout(kind: str) -> Iterator[Result]:
     layer = _layer(kind, 64, 0).cuda()
     weights = [w.detach().clone() for w in layer._flat_weights if w is not None]
     layer._flat_weights = [*flattened(weights, layer)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        layer(torch.randn(2, 5, 64, device="cuda"))
-    compacted = [w for w in caught if "contiguous chunk" in str(w.message)]
+    _, compacted = _compacts(lambda: layer(torch.randn(2, 5, 64, device="cuda")))
     yield holds(f"{kind}: flattened weights lie where cuDNN looks", not compacted)
 
 
