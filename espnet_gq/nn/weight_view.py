@@ -7,13 +7,10 @@ while code that writes to it, or asks for its shape, means the parameter itself.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Protocol, Tuple
 
 import torch
 from torch.utils._pytree import tree_map_only
-
-if TYPE_CHECKING:
-    from espnet_gq.nn.layers import QuantizedLayer
 
 _COMPUTED = frozenset(("T", "mT", "H", "mH", "real", "imag"))
 """Attributes of a tensor whose values are computed from it."""
@@ -77,6 +74,16 @@ def _means_parameter(func: Any, kwargs: Any) -> bool:
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
+class _Layer(Protocol):
+    """What a view needs of its layer."""
+
+    def latent_weight(self, name: str) -> torch.Tensor:
+        """Return the trained parameter."""
+
+    def weight_in_use(self, name: str) -> torch.Tensor:
+        """Return the quantized weights."""
+
+
 class WeightView(torch.Tensor):
     """A quantized layer's attribute for one of its parameters, or a part of it.
 
@@ -86,7 +93,7 @@ class WeightView(torch.Tensor):
     itself is in `layer.parameters()`.
     """
 
-    _layer: "QuantizedLayer"
+    _layer: _Layer
     _parameter_name: str
     _steps: Tuple[Step, ...]
     """Operations that select this part of the parameter."""
@@ -94,7 +101,7 @@ class WeightView(torch.Tensor):
     @classmethod
     def of(
         cls,
-        layer: "QuantizedLayer",
+        layer: _Layer,
         name: str,
         memory: torch.Tensor,
         steps: Tuple[Step, ...] = (),

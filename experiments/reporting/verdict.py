@@ -95,8 +95,8 @@ class Verdict:
                         f"points, {found.p_text}"
                     )
         return [
-            f"Of {len(known)} comparisons with baselines ({single} with one seed), GQ is "
-            f"{counts}.",
+            f"Of {len(known)} comparisons with baselines ({single} with one seed), GQ "
+            f"is {counts}.",
             f"Of {len(apart)} comparisons on single test sets, GQ is {_counts(apart)}"
             + (f" ({'; '.join(losses)})." if losses else "."),
             "About one comparison in twenty is expected to differ by chance.",

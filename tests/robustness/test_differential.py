@@ -209,7 +209,8 @@ class Trial:
         root of its epsilon.
         """
         eps = torch.finfo(DTYPES[self.spec.dtype]).eps
-        expected, most = self.gradients(self.hardened), {}
+        most: Dict[str, float] = {}
+        expected = self.gradients(self.hardened)
         for other, near in rounded(self.hardened, self.x, eps):
             for name, a in self.gradients(other, near).items():
                 if a is not None and a.numel():
@@ -219,7 +220,7 @@ class Trial:
         return most
 
     def gradients(self, module: nn.Module, x=None) -> Dict[str, Any]:
-        """Return the gradients of the parameters by name, and of the input as "input"."""
+        """Return the gradients of the parameters by name, and of the "input"."""
         x = (self.x if x is None else x).clone()
         if x.is_floating_point():
             x.requires_grad_()
