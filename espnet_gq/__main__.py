@@ -15,6 +15,7 @@ import types
 from typing import NoReturn, Optional
 
 import espnet_gq.espnet  # noqa: F401
+from espnet_gq.espnet.holds import HOLDS
 from espnet_gq.espnet.sharing.archive import ArchiveError
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
@@ -29,6 +30,8 @@ SERVED = {
 }
 """ESPnet's programs that one of this project takes the place of: it serves what
 ESPnet's does and more, by the same options. ESPnet's asr.sh names its own only."""
+HELD = {hold.module for hold in HOLDS}
+"""ESPnet's modules that are extended when they are imported by their names."""
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
     "       python3 -m espnet_gq SCRIPT [ARG ...]\n"
@@ -63,22 +66,22 @@ def _script(path: str):
         _fail(f"cannot open {path} ({e.strerror})")
 
 
-def _served_instead(path: str) -> Optional[str]:
-    """Return the module to run in place of a script: where it is one of SERVED."""
-    for name, ours in SERVED.items():
+def _module_of(path: str) -> Optional[str]:
+    """Return the name of a script that is one of ESPnet's modules in SERVED or HELD."""
+    for name in {*SERVED, *HELD}:
         if os.path.basename(path) == f"{name.rpartition('.')[2]}.py":
             spec = importlib.util.find_spec(name)
             if spec is not None and os.path.realpath(path) == spec.origin:
-                return ours
+                return name
     return None
 
 
 def main() -> None:
     """Run what the command line names in place of this program."""
     args = sys.argv[1:]
-    ours = _served_instead(args[0]) if args else None
-    if ours is not None:
-        args[:1] = ["-m", ours]
+    name = _module_of(args[0]) if args else None
+    if name is not None:
+        args[:1] = ["-m", name]
     if not args or args[0] in ("-h", "--help"):
         print(__doc__ + "\n" + USAGE)
         sys.exit(0 if args else 2)
@@ -88,6 +91,8 @@ def main() -> None:
         sys.path[0] = os.getcwd()
         args[1] = SERVED.get(args[1], args[1])
         code, file, package = _module_file(args[1])
+        if args[1] in HELD:
+            code = compile(f"from {args[1]} import main\nmain()", file, "exec")
         sys.argv = [file] + args[2:]
     elif args[0].startswith("-"):
         _fail(

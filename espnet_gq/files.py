@@ -77,6 +77,30 @@ def folder_aside(path: PathLike) -> Iterator[Path]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def files_aside(folder: PathLike) -> Iterator[Path]:
+    """Give a temporary folder to fill; its files are moved into `folder` at the end.
+
+    Each file replaces the one of its name at once. After an exception within the block
+    none is moved.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _create(folder, folder=True)
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            target = folder / path.relative_to(temporary)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
 def link_aside(path: PathLike, target: str) -> None:
     """Set a symbolic link, or set it anew, without a moment in which there is none."""
     path = Path(path)

@@ -9,7 +9,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import soundfile
@@ -111,28 +111,33 @@ class _Rest:
         )
 
 
-def check_before_decoding(task: Type[Any]) -> None:
-    """Let a task's decoding leave out, and report, audio that cannot be decoded.
+def build_preprocess_fn(original: Callable) -> Callable:
+    """Wrap a task's `build_preprocess_fn`: the function knows what the model takes.
 
-    What the model takes comes from `build_preprocess_fn`, which ESPnet's commands call
-    with the arguments of the training just before they build the iterator.
+    ESPnet's commands call it with the arguments of the training just before they build
+    the iterator.
     """
-    build_preprocess = task.build_preprocess_fn.__func__
-    build_iterator = task.build_streaming_iterator.__func__
-    if getattr(build_iterator, "gq", False):
-        return
 
     def build_preprocess_fn(cls, args, train):
-        function = build_preprocess(cls, args, train)
+        function = original(cls, args, train)
         if function is not None and not train:
             function.gq_needs = AudioNeeds.of(args)
         return function
+
+    return build_preprocess_fn
+
+
+def build_streaming_iterator(original: Callable) -> Callable:
+    """Wrap a task's `build_streaming_iterator`: audio is checked before decoding.
+
+    What cannot be decoded is left out, and reported at the end.
+    """
 
     def build_streaming_iterator(
         cls, data_path_and_name_and_type, preprocess_fn, collate_fn, key_file=None, **kw
     ):
         def build(key_file):
-            return build_iterator(
+            return original(
                 cls,
                 data_path_and_name_and_type,
                 preprocess_fn,
@@ -159,6 +164,4 @@ def check_before_decoding(task: Type[Any]) -> None:
         loader = build(str(rest)) if left else None
         return _Rest(loader, refused, len(keys), folder)
 
-    setattr(build_streaming_iterator, "gq", True)
-    task.build_preprocess_fn = classmethod(build_preprocess_fn)
-    task.build_streaming_iterator = classmethod(build_streaming_iterator)
+    return build_streaming_iterator

@@ -1,16 +1,13 @@
 """Building a trained model from its files, packed or not."""
 
 import contextlib
-import functools
 import logging
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
 import torch
 
 from espnet_gq._compat import tensors_only
-from espnet_gq.espnet.inference.int8_option import serve_quantize_option
 from espnet_gq.espnet.training.checkpointing import CHECKPOINT
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.nn.prepare import harden_, quantized_weights
@@ -128,17 +125,14 @@ def _check_names(model: torch.nn.Module, loaded: Any) -> None:
             )
 
 
-def extend_build_model_from_file(task) -> None:
-    """Let a task's `build_model_from_file` take packed checkpoints as well.
+def build_model_from_file(original: Callable) -> Callable:
+    """Wrap a task's `build_model_from_file`: it takes packed checkpoints as well.
 
     On a CPU a packed file's model computes with packed weights (`espnet_gq.runtime`).
     Any other comes back hardened: float layers with every quantized weight on its
     centroid, so that decoding costs no quantization and all forms of a checkpoint give
     the same result.
     """
-    original = task.build_model_from_file.__func__
-    if getattr(original, "gq", False):
-        return
 
     def build_model_from_file(
         cls,
@@ -161,7 +155,6 @@ def extend_build_model_from_file(task) -> None:
                 _check_names(model, loaded)
             else:
                 if torch.device(device).type == "cpu" and available():
-                    serve_quantize_option()
                     with skeleton():
                         model, args = original(cls, config_file, None, device)
                     return load_packed(model, model_file), args
@@ -172,8 +165,7 @@ def extend_build_model_from_file(task) -> None:
             harden_(model)
         return model, args
 
-    setattr(build_model_from_file, "gq", True)
-    task.build_model_from_file = classmethod(build_model_from_file)
+    return build_model_from_file
 
 
 def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None:
@@ -188,17 +180,9 @@ def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None
         )
 
 
-def check_init_param(module: ModuleType) -> None:
-    """Let `--init_param` say in one sentence what is wrong with its checkpoint.
+def load_pretrained_model(original: Callable) -> Callable:
+    """Wrap what loads --init_param: it says in one sentence what is wrong."""
 
-    Args:
-        module: One of those that hold ESPnet's `load_pretrained_model`.
-    """
-    original = module.load_pretrained_model
-    if getattr(original, "gq", False):
-        return
-
-    @functools.wraps(original)
     def load_pretrained_model(init_param: str, *args, **kwargs):
         path = init_param.split(":")[0]
         if is_packed(load_object(path, mmap=True)):
@@ -210,5 +194,4 @@ def check_init_param(module: ModuleType) -> None:
         with fitting(path), tensors_only():
             return original(init_param, *args, **kwargs)
 
-    setattr(load_pretrained_model, "gq", True)
-    setattr(module, "load_pretrained_model", load_pretrained_model)
+    return load_pretrained_model

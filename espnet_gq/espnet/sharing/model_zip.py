@@ -11,13 +11,11 @@ A zip within the zip, because ESPnet's downloader puts right the paths in the
 configuration of one model a zip, and because the hub then holds it compressed.
 """
 
-import functools
 import shutil
 import tempfile
 from argparse import Namespace
 from pathlib import Path, PurePath
-from types import ModuleType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Union
 
 import yaml
 from huggingface_hub import HfApi
@@ -231,20 +229,13 @@ def _is_quantized(model_file: PathLike) -> bool:
     return is_packed(state) or bool(quantized_names(state))
 
 
-def share_from_stage_14(module: ModuleType) -> None:
-    """Let ESPnet's `pack` write the zip of a quantized model as `zip_model` does.
+def pack(original: Callable) -> Callable:
+    """Wrap ESPnet's `pack`: the zip of a quantized model is that of `zip_model`.
 
     ESPnet's stage 14 runs it on the checkpoint as trained, which holds the float
     weights. The packed file is written beside that, where stage 12 finds it.
-
-    Args:
-        module: One of those that hold ESPnet's `pack`.
     """
-    original = module.pack
-    if getattr(original, "gq", False):
-        return
 
-    @functools.wraps(original)
     def pack(
         files: Mapping[str, PathLike],
         yaml_files: Mapping[str, PathLike],
@@ -273,8 +264,7 @@ def share_from_stage_14(module: ModuleType) -> None:
             raise CheckpointError(str(e)) from None
         print(f"espnet_gq: wrote {packed}, and the model zip with it: {outpath}")
 
-    setattr(pack, "gq", True)
-    setattr(module, "pack", pack)
+    return pack
 
 
 # ---- The hub ------------------------------------------------------------------------

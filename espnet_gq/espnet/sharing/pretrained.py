@@ -10,9 +10,11 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import yaml
 from espnet2.bin.asr_inference import Speech2Text as ESPnetSpeech2Text
@@ -251,8 +253,38 @@ def build(constructor, model: Model, options: Dict[str, Any]):
             config = _located(read_yaml(files[key]), model.roots, {})
             files[key] = f"{temporary}/{key}.yaml"
             Path(files[key]).write_text(yaml.safe_dump(config), encoding="utf-8")
-        with tensors_only():
+        with tensors_only(), _force_weights_only():
             return constructor(**{**files, **options})
+
+
+_SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+_lock = threading.Lock()
+_before: List[Dict[str, str]] = []
+"""The switches as each open block of `_force_weights_only` found them."""
+
+
+@contextmanager
+def _force_weights_only() -> Iterator[None]:
+    """Within the block, loading a pickle that runs code is refused in the process.
+
+    A shared configuration may name a frontend of another library, such as s3prl, which
+    loads a file of the archive by itself. PyTorch's own switch is the only one that
+    reaches it.
+    """
+    with _lock:
+        found = {name: os.environ.pop(name, None) for name in _SWITCHES}
+        _before.append({k: v for k, v in found.items() if v is not None})
+        os.environ[_SWITCHES[0]] = "1"
+    try:
+        yield
+    finally:
+        with _lock:
+            # Blocks of several threads may overlap: the last one restores the first's.
+            restored = _before[0]
+            _before.pop()
+            if not _before:
+                del os.environ[_SWITCHES[0]]
+                os.environ.update(restored)
 
 
 class Speech2Text(ESPnetSpeech2Text):

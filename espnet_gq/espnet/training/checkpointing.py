@@ -7,42 +7,20 @@ new one and some of the rest undone. That is done before the training goes on, b
 the removing: the next epoch does it.
 """
 
-import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_gq._compat import checkpoint_types, tensors_only
-from espnet_gq.espnet.training.atomic_files import (
-    linked_aside,
-    plotted_aside,
-    saved_aside,
-)
+from espnet_gq.espnet.training.atomic_files import AtomicPath
 from espnet_gq.files import link_aside
 from espnet_gq.packing import CheckpointError, load_object, save
 
 CHECKPOINT = "checkpoint.pth"
-
-
-@contextlib.contextmanager
-def safe_files(plots: bool = True) -> Iterator[None]:
-    """Within the block files are written aside, and read without running code.
-
-    Args:
-        plots: Whether there may be plots (which takes matplotlib).
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.serialization.safe_globals(checkpoint_types()))
-        stack.enter_context(tensors_only())
-        stack.enter_context(saved_aside())
-        stack.enter_context(linked_aside())
-        if plots:
-            stack.enter_context(plotted_aside())
-        yield
 
 
 def finish_epoch(options: Any, write: bool) -> Any:
@@ -97,13 +75,14 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
             folder / f"{phase}.{key}.ave.{suffix}.pth" for phase, key, _ in criteria
         ]
         if not all(path.exists() for path in done):
-            average_nbest_models(
-                reporter=reporter,
-                output_dir=folder,
-                best_model_criterion=options.best_model_criterion,
-                nbest=keep,
-                suffix=suffix,
-            )
+            with tensors_only():
+                average_nbest_models(
+                    reporter=reporter,
+                    output_dir=AtomicPath(folder),
+                    best_model_criterion=options.best_model_criterion,
+                    nbest=keep,
+                    suffix=suffix,
+                )
 
 
 def _is_whole(path: Path) -> bool:
@@ -121,7 +100,8 @@ def _read(path: Path) -> Any:
         CheckpointError: If it is damaged; says what to do.
     """
     try:
-        states = load_object(path, mmap=True)
+        with torch.serialization.safe_globals(checkpoint_types()):
+            states = load_object(path, mmap=True)
         if not {"model", "reporter"} <= states.keys():
             raise CheckpointError("it is not that of a training")
         return states

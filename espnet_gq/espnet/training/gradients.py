@@ -6,12 +6,37 @@ ESPnet says that their norm is not, and by then clipping has spread it to all of
 import contextlib
 import functools
 import logging
-from typing import Any, Callable, Iterator, List
+from contextvars import ContextVar
+from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from espnet_gq.nn.finite import check_finite, named, not_finite
+
+
+class _Watch:
+    """What is said of the gradients of one model."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = getattr(model, "module", model)
+        self.reported = False
+        self._stops: List[Callable[[], None]] = []
+
+    def report(self) -> None:
+        """Name what is not finite, the first time."""
+        if not self.reported:
+            self.reported = True
+            if _report(self.model):
+                self._stops.append(_watch_outputs(self.model))
+
+    def stop(self) -> None:
+        """Look at the outputs of layers no longer."""
+        while self._stops:
+            self._stops.pop()()
+
+
+_watch: ContextVar[Optional[_Watch]] = ContextVar("watch", default=None)
 
 
 @contextlib.contextmanager
@@ -29,32 +54,27 @@ def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
         NotFiniteError: In the block, if weights are NaN or infinite themselves: every
             further step would be skipped.
     """
-    original = torch.nn.utils.clip_grad_norm_
-    inner = getattr(model, "module", model)
-    told = False
-    watching: List[Callable[[], None]] = []
-
-    @functools.wraps(original)
-    def clip(parameters, *args, **kwargs):
-        nonlocal told
-        parameters = list(parameters)
-        while watching:
-            watching.pop()()
-        with contextlib.suppress(RuntimeError):  # before anything is scaled
-            return original(parameters, *args, **{**kwargs, "error_if_nonfinite": True})
-        if not told:
-            told = True
-            if _report(inner):
-                watching.append(_watch_outputs(inner))
-        return original(parameters, *args, **kwargs)
-
-    torch.nn.utils.clip_grad_norm_ = clip
+    watch = _Watch(model)
+    token = _watch.set(watch)
     try:
         yield
     finally:
-        torch.nn.utils.clip_grad_norm_ = original
-        while watching:
-            watching.pop()()
+        _watch.reset(token)
+        watch.stop()
+
+
+def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Clip as PyTorch does: what ESPnet's trainer calls (see `torch_proxy`)."""
+    watch = _watch.get()
+    original = torch.nn.utils.clip_grad_norm_
+    if watch is None:
+        return original(parameters, *args, **kwargs)
+    parameters = list(parameters)
+    watch.stop()
+    with contextlib.suppress(RuntimeError):  # before anything is scaled
+        return original(parameters, *args, **{**kwargs, "error_if_nonfinite": True})
+    watch.report()
+    return original(parameters, *args, **kwargs)
 
 
 def _report(model: torch.nn.Module) -> bool:

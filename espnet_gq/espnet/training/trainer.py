@@ -14,9 +14,10 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Sized, cast
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_gq._compat import tensors_only
 from espnet_gq.analysis.size import count_module
 from espnet_gq.espnet.inference.loading import fitting
-from espnet_gq.espnet.training.checkpointing import CHECKPOINT, finish_epoch, safe_files
+from espnet_gq.espnet.training.checkpointing import CHECKPOINT, finish_epoch
 from espnet_gq.espnet.training.gradients import named_when_not_finite
 from espnet_gq.espnet.training.length import (
     compare_lengths,
@@ -24,6 +25,7 @@ from espnet_gq.espnet.training.length import (
     say_if_unfinished,
     set_total_steps,
 )
+from espnet_gq.files import files_aside
 from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.prepare import advance, fit_quantizers, progress
 from espnet_gq.quantizer import Quantizer
@@ -101,7 +103,7 @@ class GQTrainer(Trainer):
     def run(cls, model, optimizers, trainer_options, **kwargs) -> None:
         """Perform training; arguments as ESPnet's `Trainer.run`."""
         options = trainer_options
-        with safe_files(plots=options.use_matplotlib):
+        with tensors_only():
             checkpoint = Path(options.output_dir) / CHECKPOINT
             if options.resume and checkpoint.exists():
                 distributed = kwargs["distributed_option"]
@@ -192,3 +194,12 @@ class GQTrainer(Trainer):
         super().validate_one_epoch(
             model=model, iterator=iterator, reporter=reporter, **kwargs
         )
+
+    @classmethod
+    def plot_attention(cls, *, output_dir, **kwargs) -> None:
+        """Plot attention; arguments as ESPnet's `Trainer.plot_attention`."""
+        if output_dir is None:
+            super().plot_attention(output_dir=None, **kwargs)
+            return
+        with files_aside(output_dir) as temporary:
+            super().plot_attention(output_dir=temporary, **kwargs)

@@ -10,9 +10,12 @@ import importlib.util
 import logging
 import math
 import sys
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Iterator, List, Tuple
 
 import torch
+import wrapt
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -259,23 +262,6 @@ def _index(labels: Tensor, b: int, frames: int, count: int) -> Tensor:
     return labels[b, :count].expand(frames, count)[..., None]
 
 
-class _InstalledLoader(importlib.abc.Loader):
-    """Loads the installed package as its own loader does, then says so."""
-
-    def __init__(self, loader):
-        self.loader = loader
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module):
-        self.loader.exec_module(module)
-        logging.info(f"Transducer loss: {MODULE}")
-
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
-
-
 class _OwnLoader(importlib.abc.Loader):
     """Fills a module with the loss of this file."""
 
@@ -285,11 +271,10 @@ class _OwnLoader(importlib.abc.Loader):
     def exec_module(self, module):
         module.__all__ = ["RNNTLoss", "rnnt_loss"]
         module.RNNTLoss, module.rnnt_loss = RNNTLoss, rnnt_loss
-        logging.info(f"Transducer loss: {__name__} ({MODULE} is not installed)")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Puts the loaders above in the place of what the other finders say."""
+    """Finds the loss of this file where no other finder finds the package."""
 
     def __init__(self):
         self.searching = False
@@ -302,10 +287,15 @@ class _Finder(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self.searching = False
-        if spec is None or spec.loader is None:  # None: a folder without code
+        if spec is None or spec.origin is None:  # None: a folder without code
             return importlib.util.spec_from_loader(fullname, _OwnLoader())
-        spec.loader = _InstalledLoader(spec.loader)
         return spec
+
+
+def _log_choice(module: ModuleType) -> None:
+    ours = module.RNNTLoss is RNNTLoss
+    which = f"{__name__} ({MODULE} is not installed)" if ours else MODULE
+    logging.info(f"Transducer loss: {which}")
 
 
 def provide_when_missing() -> None:
@@ -314,4 +304,6 @@ def provide_when_missing() -> None:
     A package that is installed is left alone. The first import logs which is used.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+        # Before what finds folders without code, behind wrapt's, which runs hooks.
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), _Finder())
+        wrapt.register_post_import_hook(_log_choice, MODULE)
