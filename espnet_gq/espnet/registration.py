@@ -45,15 +45,27 @@ def find(hold: Hold, module: ModuleType) -> Tuple[Any, str, Any]:
         value = inspect.getattr_static(owner, name)
     except AttributeError:
         raise HoldError(hold, "does not exist") from None
+    is_class = isinstance(value, type)
     fits = {
         Kind.REGISTERED: isinstance(getattr(value, "classes", None), dict),
-        Kind.SUBCLASS: isinstance(value, type),
-        Kind.WRAPPED: callable(_function(value)),
+        Kind.SUBCLASS: is_class,
+        Kind.WRAPPED: callable(_function(value)) and not is_class,
         Kind.PROXIED: isinstance(value, ModuleType),
     }
     if not fits[hold.kind]:
         raise HoldError(hold, f"is a {type(value).__name__}")
     return owner, name, value
+
+
+def is_installed(hold: Hold, module: ModuleType) -> bool:
+    """Return whether a hold is applied.
+
+    A function that one module takes from another is extended with it.
+    """
+    value = find(hold, module)[2]
+    if hold.kind is Kind.REGISTERED:
+        return _load(hold.by).items() <= value.classes.items()
+    return _function(value) in _replacements
 
 
 def install(hold: Hold, module: ModuleType) -> None:
@@ -67,9 +79,9 @@ def install(hold: Hold, module: ModuleType) -> None:
         HoldError: If ESPnet no longer has what is held.
         RuntimeError: If ESPnet already has a class under a name to be registered.
     """
-    owner, name, value = find(hold, module)
-    if _function(value) in _replacements:
+    if is_installed(hold, module):
         return
+    owner, name, value = find(hold, module)
     ours = _load(hold.by)
     if hold.kind is Kind.REGISTERED:
         _register(value, ours)
