@@ -1,6 +1,6 @@
-"""Differences between the supported ESPnet releases, but for the names that are held.
+"""Differences between the supported ESPnet releases.
 
-Those are in `espnet_gq.espnet.holds`.
+The names that the plugin extends in each are listed in `espnet_gq.espnet.holds`.
 
 Supported: 202511 (Python 3.11) and 202611 (Python 3.12 and 3.13).
 """
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 RENAMED_LAYERS: Tuple[Tuple[str, str], ...] = (
-    # 202611 took the positional encoding out of the subsampling's last Sequential. It
-    # renames the weights when it loads them; quantizers have to follow.
+    # 202611 moved the positional encoding out of the last Sequential of the
+    # subsampling. It renames the weights on loading; quantizers have to follow.
     ("embed.out.0.", "embed.out."),
 )
 
@@ -27,14 +27,15 @@ def espnet_version() -> str:
 
 
 def checkpoint_types() -> List[Any]:
-    """Return the types that checkpoint.pth of 202511 holds besides what 202611's does.
+    """Return the types in a checkpoint.pth of 202511 that one of 202611 does not have.
 
-    Its figures are NumPy numbers and time spans; to make one runs no code.
+    202511 stores statistics as NumPy scalars and `timedelta`; unpickling these runs no
+    code.
     """
     number = np.float64(0)
     return [
         *(datetime.timedelta, np.dtype, type(number.dtype)),
-        number.__reduce__()[0],  # numpy's function that makes a number
+        number.__reduce__()[0],  # NumPy's constructor of scalars
     ]
 
 
@@ -43,9 +44,9 @@ _tensors_only: ContextVar[bool] = ContextVar("tensors_only", default=False)
 
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
-    """Within the block, `load` reads tensors and primitives only.
+    """Within the block, `load` reads only tensors and primitive types.
 
-    202511 asks for whole pickles, which run code, wherever it loads a model.
+    202511 loads models with `weights_only=False`, which lets a pickle run code.
     """
     token = _tensors_only.set(True)
     try:
@@ -55,7 +56,7 @@ def tensors_only() -> Iterator[None]:
 
 
 def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-    """Load as `torch.load` does: what ESPnet's modules call (see `torch_proxy`)."""
+    """`torch.load` for ESPnet's modules (see `torch_proxy`)."""
     if not _tensors_only.get():
         return torch.load(f, *args, **kwargs)
     with torch.serialization.safe_globals(checkpoint_types()):

@@ -1,9 +1,9 @@
-"""Every hold on ESPnet: which name of which module is replaced, why, and by what.
+"""Every hold on ESPnet: which name of which module is replaced, by what, and why.
 
-The list is data; `registration` applies it when ESPnet's modules are imported. Nothing
-outside ESPnet's modules is replaced: where ESPnet calls another library, the global of
-ESPnet's module through which it does so is given a stand-in (PROXIED, or SUBCLASS for
-`Path`), and every other user of that library keeps the original.
+`registration` applies the list when ESPnet's modules are imported. Only names in
+ESPnet's own modules are replaced. Where ESPnet has to call another library differently,
+the module's global for that library is replaced (`torch` by a proxy, `Path` by a
+subclass); other users of the library keep the original.
 """
 
 import enum

@@ -1,11 +1,11 @@
-"""Looks at other libraries' functions while ESPnet trains, packs and decodes.
+"""Checks other libraries' functions while ESPnet trains, packs and decodes.
 
     python originals.py FOLDER
 
 FOLDER is that of a tiny task (`tiny_task.Task`) with `train.yaml`. Whenever a file is
-opened, renamed, removed or linked, and in every forward pass, the functions of ORIGINALS
-have to be what they were before the plugin was imported. Writes FOLDER/seen.json: stage
--> event -> how often it was looked at; a function that has changed ends the program.
+opened, renamed, removed or linked, and in every forward pass, the functions of PLACES
+must be the ones from before the plugin was imported; otherwise the program exits with
+status 1. Writes FOLDER/seen.json: stage -> event -> number of checks.
 """
 
 import collections
@@ -28,10 +28,7 @@ PLACES = [
     (torch.nn.utils, "clip_grad_norm_"),
     (torch.ao.quantization, "quantize_dynamic"),
     (torch.quantization, "quantize_dynamic"),
-    *(
-        (cls, "__init__")
-        for cls in (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
-    ),
+    *((cls, "__init__") for cls in (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)),
     *((cls, "__init__") for cls in (torch.nn.Embedding, torch.nn.RNNBase)),
 ]
 ORIGINALS = [getattr(owner, name) for owner, name in PLACES]

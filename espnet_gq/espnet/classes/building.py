@@ -8,7 +8,7 @@ from espnet_gq.espnet.classes.placement import check_placement
 
 
 def build_model(original: Callable) -> Callable:
-    """Wrap a task's `build_model`: refuse a misplaced `gq_conf`, know `gq_transducer`."""
+    """Wrap a task's `build_model`: check where `gq_conf` is, accept `gq_transducer`."""
 
     def build_model(cls, args):
         check_placement(cls, args)
@@ -22,8 +22,7 @@ def build_model(original: Callable) -> Callable:
 def _as_transducer(task: Any, args: Any) -> Iterator[None]:
     """Within the block the quantized transducer decoder is called "transducer".
 
-    The ASR task tells by this name that the model is a transducer, which has a joint
-    network.
+    The ASR task builds a joint network only for a decoder of this name.
     """
     name = getattr(args, "decoder", None)
     if name is None or name.lower() != GQTransducerDecoder.gq_name:

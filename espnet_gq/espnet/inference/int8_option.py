@@ -1,7 +1,6 @@
 """ESPnet's `quantize_asr_model` on a packed model: its int8 mode.
 
-ESPnet hands the model to PyTorch's `quantize_dynamic`, which would find no layer of
-its own kinds in it.
+ESPnet calls PyTorch's `quantize_dynamic`, which does not know packed layers.
 """
 
 import logging

@@ -27,13 +27,13 @@ MADE_BY = {
     "packed": "stage 14 (--skip_packing false), or by python3 -m espnet_gq.bin.pack",
     "float": "python3 -m espnet_gq.bin.pack --format float",
 }
-"""How the forms of a trained checkpoint are made, by what its name ends in."""
-MODELS_SHOWN = 8
-"""At most so many files are named in a sentence."""
+"""Form of a checkpoint, as in the suffix of its name -> the command that makes it."""
+MOST_NAMED = 8
+"""Most files that an error message names."""
 
 
 class MissingFileError(CheckpointError, FileNotFoundError):
-    """A file of a model that does not exist: names it, and says how it is made."""
+    """A file of a model does not exist; the message says how to make it."""
 
 
 def check_files(
@@ -42,11 +42,11 @@ def check_files(
     """Refuse files of a model that do not exist.
 
     Args:
-        config_file: config.yaml of the training, None not to look.
-        model_file: Checkpoint, packed or not, None not to look.
+        config_file: config.yaml of the training, or None to skip the check.
+        model_file: Checkpoint, packed or not, or None to skip the check.
 
     Raises:
-        MissingFileError: If one does not exist; says how it is made.
+        MissingFileError: If one does not exist; the message says how to make it.
     """
     if model_file is not None and not Path(model_file).is_file():
         raise MissingFileError(_missing_model(Path(model_file)))
@@ -68,21 +68,21 @@ def _missing_model(path: Path) -> str:
     others = sorted(
         file.name
         for file in path.parent.glob("*.pth")
-        if file.is_file() and file.name != CHECKPOINT  # is to resume from
+        if file.is_file() and file.name != CHECKPOINT  # for resuming only
     )
     if not others:
         return f"{missing}, and no other checkpoint there: train first (stage 11)"
-    shown = ", ".join(others[:MODELS_SHOWN])
-    more = len(others) - MODELS_SHOWN
-    return f"{missing}; allowed: " + shown + (f" and {more} more" if more > 0 else "")
+    named = ", ".join(others[:MOST_NAMED])
+    more = len(others) - MOST_NAMED
+    return f"{missing}; allowed: " + named + (f" and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager
 def fitting(path: Union[str, Path]) -> Iterator[None]:
-    """Say in one sentence that the checkpoint loaded within does not fit the model.
+    """Within the block, errors say in one sentence that a checkpoint does not fit.
 
     Raises:
-        CheckpointError: In place of what torch, a quantizer or the packed format raise.
+        CheckpointError: In place of errors of PyTorch, a quantizer or the packed format.
     """
     try:
         yield
@@ -102,9 +102,9 @@ def fitting(path: Union[str, Path]) -> Iterator[None]:
 
 
 def _check_names(model: torch.nn.Module, loaded: Any) -> None:
-    """Refuse names that ESPnet, which does not look at them, would let pass.
+    """Refuse missing and unexpected names, which ESPnet ignores.
 
-    Only where the model or the checkpoint is quantized: a float one is ESPnet's.
+    Only if the model or the checkpoint is quantized; float ones are left to ESPnet.
 
     Raises:
         CheckpointError: If the checkpoint lacks tensors, or has others.
@@ -126,12 +126,12 @@ def _check_names(model: torch.nn.Module, loaded: Any) -> None:
 
 
 def build_model_from_file(original: Callable) -> Callable:
-    """Wrap a task's `build_model_from_file`: it takes packed checkpoints as well.
+    """Wrap a task's `build_model_from_file`: it accepts packed checkpoints as well.
 
-    On a CPU a packed file's model computes with packed weights (`espnet_gq.runtime`).
-    Any other comes back hardened: float layers with every quantized weight on its
-    centroid, so that decoding costs no quantization and all forms of a checkpoint give
-    the same result.
+    On a CPU, the model of a packed file computes with packed weights
+    (`espnet_gq.runtime`). Any other model is hardened: its float layers have every
+    quantized weight on its centroid. Decoding then costs no quantization, and all forms
+    of a checkpoint give the same result.
     """
 
     def build_model_from_file(
@@ -181,7 +181,7 @@ def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None
 
 
 def load_pretrained_model(original: Callable) -> Callable:
-    """Wrap what loads --init_param: it says in one sentence what is wrong."""
+    """Wrap `load_pretrained_model` (--init_param): errors are one sentence."""
 
     def load_pretrained_model(init_param: str, *args, **kwargs):
         path = init_param.split(":")[0]

@@ -36,7 +36,7 @@ class AtomicPath(PosixPath, metaclass=_AnyPath):
     where it is, and `symlink_to` replaces it.
     """
 
-    def open(self, mode="r", *args, **kwargs):  # type: ignore[override]
+    def open(self, mode="r", *args, **kwargs):
         """Open the file; with mode "w" it is written atomically, as UTF-8."""
         if mode == "w":
             return AsideText(self)

@@ -1,10 +1,10 @@
-"""Resuming what was interrupted: at any moment, exactly.
+"""Exact resumption of a training that was interrupted at any moment.
 
-At the end of an epoch ESPnet saves checkpoint.pth, then the epoch's model, sets its
-links, averages, and removes old models. With every file written aside (`aside`), what
-an interruption leaves is the old checkpoint.pth, whose epoch is trained again, or the
-new one and some of the rest undone. That is done before the training goes on, but for
-the removing: the next epoch does it.
+At the end of an epoch ESPnet saves checkpoint.pth and then the epoch's model, sets
+links, averages models and removes old ones. As every file is written atomically, an
+interruption leaves either the old checkpoint.pth, whose epoch is trained again, or the
+new one with some of the later steps missing. `finish_epoch` makes up for these before
+the training continues, except for the removal, which the next epoch does.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ CHECKPOINT = "checkpoint.pth"
 
 
 def finish_epoch(options: Any, write: bool) -> Any:
-    """Do what an interrupted training left undone after its last checkpoint.
+    """Complete the steps that an interruption left out after the last checkpoint.
 
     Args:
         options: ESPnet's TrainerOptions.
-        write: Whether this process writes files (of several only the first).
+        write: Whether this process writes files; of several, only the first does.
 
     Returns:
-        The options to continue with: no epoch more where the training had stopped
+        The options to continue with: without further epochs if the training had stopped
         early.
 
     Raises:
@@ -94,10 +94,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def _read(path: Path) -> Any:
-    """Return what checkpoint.pth holds, its tensors left in the file.
+    """Return the contents of checkpoint.pth; tensors are mapped, not read.
 
     Raises:
-        CheckpointError: If it is damaged; says what to do.
+        CheckpointError: If it is damaged; the message says what to do.
     """
     try:
         with torch.serialization.safe_globals(checkpoint_types()):
@@ -115,7 +115,7 @@ def _read(path: Path) -> Any:
 
 
 def _models(folder: Path) -> Sequence[Tuple[int, Path]]:
-    """Return (epoch, file) of the models of a training, the last first."""
+    """Return (epoch, file) of the models of a training, newest first."""
     found: List[Tuple[int, Path]] = []
     for path in folder.glob("*epoch.pth"):
         number = path.name.removesuffix("epoch.pth")

@@ -1,4 +1,4 @@
-"""Options of ESPnet's training that quantized layers cannot follow."""
+"""ESPnet's training options that quantized layers do not support."""
 
 import argparse
 from typing import Callable
@@ -15,11 +15,11 @@ UNSUPPORTED = {
     "sharded_ddp": "FairScale's optimizer does not count its steps",
     "use_adapter": "an adapter takes the place of a quantized layer",
 }
-"""Options that are on or off, and why they have to be off."""
+"""Boolean option -> why it must be false."""
 
 
 def quantizes(args: argparse.Namespace) -> bool:
-    """Return whether a training's options ask for quantized layers."""
+    """Return whether a training's options select quantized layers."""
     for part in PARTS:
         if (getattr(args, part, None) or "").lower().startswith(PREFIX):
             return True
@@ -32,7 +32,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Refuse a training that would not train the quantizers.
 
     Raises:
-        GQConfigError: If quantized layers and an option of UNSUPPORTED are asked for.
+        GQConfigError: If quantized layers meet an option of UNSUPPORTED.
     """
     if not quantizes(args):
         return
@@ -44,7 +44,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def get_parser(original: Callable) -> Callable:
-    """Wrap a task's `get_parser`: errors say where a `gq_conf` belongs."""
+    """Wrap a task's `get_parser`: its errors say where a `gq_conf` belongs."""
 
     def get_parser(cls):
         parser = original(cls)
@@ -55,7 +55,7 @@ def get_parser(original: Callable) -> Callable:
 
 
 def check_required_command_args(original: Callable) -> Callable:
-    """Wrap a task's `check_required_command_args`, called before all else."""
+    """Wrap a task's `check_required_command_args`: check the options of GQ as well."""
 
     def check_required_command_args(cls, args: argparse.Namespace):
         check_placement(cls, args)
@@ -66,9 +66,9 @@ def check_required_command_args(original: Callable) -> Callable:
 
 
 def main_worker(original: Callable) -> Callable:
-    """Wrap a task's `main_worker`: a float model keeps DeepSpeed.
+    """Wrap a task's `main_worker`: select ESPnet's own trainer for DeepSpeed.
 
-    ESPnet grants it to its own trainer only.
+    ESPnet refuses DeepSpeed with any other; the model is float (see UNSUPPORTED).
     """
 
     def main_worker(cls, args: argparse.Namespace):

@@ -191,7 +191,9 @@ def test_plots_are_replaced_whole(tmp_path, error):
     with pytest.raises(OSError) if error else contextlib.nullcontext():
         matplotlib_plot(plot)(None, tmp_path / "images")
     found = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
-    assert found == ({"acc.png": "old"} if error else {"acc.png": "new", "loss.png": "half"})
+    assert found == (
+        {"acc.png": "old"} if error else {"acc.png": "new", "loss.png": "half"}
+    )
     assert os.listdir(tmp_path) == ["images"]
 
 

@@ -22,7 +22,9 @@ def net():
 
 def clip(module):
     parameters = module.parameters()
-    return espnet_torch.nn.utils.clip_grad_norm_(parameters, max_norm=0.1, norm_type=2.0)
+    return espnet_torch.nn.utils.clip_grad_norm_(
+        parameters, max_norm=0.1, norm_type=2.0
+    )
 
 
 def told(caplog):

@@ -25,7 +25,10 @@ lightning = pytest.importorskip(
 from lightning.pytorch.strategies import Strategy  # noqa: E402
 from lightning_runs import EPOCHS, train_all  # noqa: E402
 
-from espnet_gq.espnet.training.lightning import GQCallback, configure_callbacks  # noqa: E402
+from espnet_gq.espnet.training.lightning import (  # noqa: E402
+    GQCallback,
+    configure_callbacks,
+)
 
 needs_espnet3 = pytest.mark.skipif(
     importlib.util.find_spec("espnet3") is None, reason="ESPnet3 came with 202611"
