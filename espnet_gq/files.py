@@ -1,7 +1,7 @@
-"""Writing files aside: a reader sees the old file or the whole new one.
+"""Atomic writes: a reader sees the old file or the complete new one.
 
-What a killed writer leaves has a hidden name that ends in SUFFIX; the next one to write
-to the same folder takes it away.
+Temporary files are hidden and end in SUFFIX; the next writer to the folder deletes
+stale ones.
 """
 
 import contextlib
@@ -17,23 +17,24 @@ from typing import Any, Iterator, Set, TextIO, Tuple, Union
 PathLike = Union[str, Path]
 
 SUFFIX = ".aside"
+"""Suffix of temporary files, also of those that the recipes' shell scripts write."""
 LINK_SECONDS = 60
-"""Age from which a link that was to be moved into place is a killed writer's."""
+"""Age from which a temporary symlink counts as stale."""
 _swept: Set[Path] = set()
-"""Folders that this process has cleared of leftovers."""
+"""Folders in which this process has deleted stale files."""
 
 
 @contextlib.contextmanager
-def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; move it into place at the end.
+def atomic_write(path: PathLike, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to, and rename it at the end.
 
-    After an exception within the block the temporary file is removed and `path` is as
-    it was. Missing folders are made.
+    After an exception within the block the temporary file is removed and `path` is
+    unchanged. Missing folders are created.
 
     Args:
         path: The file to write.
-        sync: Have it on the disk before it is moved, so that not even a power failure
-            leaves a part of it. Without, many small files are written sooner.
+        sync: Flush the file to the disk before it is renamed, so that even a power
+            failure leaves no partial file. Many small files are faster without.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +58,11 @@ def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_aside(path: PathLike) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; move it into place at the end.
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` to fill, and rename it at the end.
 
-    As `written_aside`, but `path` must not exist, and what was written to the files is
-    not forced onto the disk.
+    As `atomic_write`, but `path` must not exist, and the files are not flushed to the
+    disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +79,11 @@ def folder_aside(path: PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def files_aside(folder: PathLike) -> Iterator[Path]:
-    """Give a temporary folder to fill; its files are moved into `folder` at the end.
+def atomic_files(folder: PathLike) -> Iterator[Path]:
+    """Yield a temporary folder to fill, and move its files to `folder` at the end.
 
-    Each file replaces the one of its name at once. After an exception within the block
-    none is moved.
+    Each file atomically replaces the one of the same name. After an exception within
+    the block none is moved.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,8 +102,8 @@ def files_aside(folder: PathLike) -> Iterator[Path]:
         os.close(handle)
 
 
-def link_aside(path: PathLike, target: str) -> None:
-    """Set a symbolic link, or set it anew, without a moment in which there is none."""
+def replace_symlink(path: PathLike, target: str) -> None:
+    """Create a symlink, or atomically replace the one that is there."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
     os.symlink(target, temporary)
@@ -114,10 +115,10 @@ def link_aside(path: PathLike, target: str) -> None:
 
 
 def remove_leftovers(folder: PathLike) -> None:
-    """Remove what killed writers left in a folder."""
+    """Delete temporary files of killed writers in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
-        with contextlib.suppress(OSError):  # of a living writer, or gone
-            if path.is_symlink():  # cannot be locked; a living writer moves it at once
+        with contextlib.suppress(OSError):  # locked by a running writer, or gone
+            if path.is_symlink():  # cannot be locked; a running writer renames it soon
                 if time.time() - path.lstat().st_mtime > LINK_SECONDS:
                     os.unlink(path)
                 continue
@@ -130,8 +131,10 @@ def remove_leftovers(folder: PathLike) -> None:
 
 
 def _create(path: Path, folder: bool = False) -> Tuple[int, Path]:
-    """Return a new file or folder beside `path`: its handle, locked while we live, and
-    its name."""
+    """Create a file or folder beside `path`; return its locked handle and its name.
+
+    The lock lasts until the handle is closed: what can be locked by others is stale.
+    """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
         if folder:
@@ -146,11 +149,11 @@ def _create(path: Path, folder: bool = False) -> Tuple[int, Path]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, temporary
-        os.close(handle)  # another process took it for a leftover before it was locked
+        os.close(handle)  # another process deleted it before it was locked
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk, where the file system can."""
+    """Flush a folder's entries to the disk if the file system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -159,8 +162,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-class AsideText:
-    """A UTF-8 text file to write to that appears at its path when it is closed.
+class AtomicText:
+    """A UTF-8 text file, open for writing, that appears at its path when closed.
 
     Args:
         path: The file to write.
@@ -168,30 +171,30 @@ class AsideText:
 
     def __init__(self, path: PathLike):
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(written_aside(path))
+            temporary = stack.enter_context(atomic_write(path))
             file = open(temporary, "w", encoding="utf-8")
             self._file: TextIO = stack.enter_context(file)
             self._stack = stack.pop_all()
 
     def write(self, text: str) -> int:
-        """Write a part of the text; returns its length."""
+        """Write text; return its length."""
         return self._file.write(text)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system."""
+        """Flush the buffer to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
-        """Move the file into place; after `discard` and a second time, do nothing."""
+        """Rename the file to its path; does nothing if closed or discarded."""
         self._stack.close()
 
     def discard(self) -> None:
-        """Remove what was written; the path is as it was."""
+        """Delete the temporary file; the path is unchanged."""
         error = InterruptedError()
         with contextlib.suppress(OSError):  # the disk may be full
             self._stack.__exit__(type(error), error, None)
 
-    def __enter__(self) -> "AsideText":
+    def __enter__(self) -> "AtomicText":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -199,11 +202,11 @@ class AsideText:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write UTF-8 text aside and move it into place."""
-    with AsideText(path) as file:
+    """Write UTF-8 text atomically."""
+    with AtomicText(path) as file:
         file.write(text)
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write JSON aside and move it into place."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -13,7 +13,7 @@ import torch
 
 from espnet_gq.analysis.report import Checkpoint, TensorReport
 from espnet_gq.analysis.sensitivity import Sensitivity
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 
 PANELS = (4, 3)
 """Rows and columns of panels on a page of weights."""
@@ -30,8 +30,8 @@ DPI = 120
 
 
 def save_figure(figure, path: Path) -> None:
-    """Write a figure as PNG aside and move it into place."""
-    with written_aside(path) as temporary:
+    """Write a figure as PNG atomically."""
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 

@@ -118,7 +118,7 @@ class Sensitivity:
     tensors: List[TensorCosts] = field(default_factory=list)
 
     def write(self, path: Union[str, Path]) -> None:
-        """Write JSON aside and move it into place."""
+        """Write JSON atomically."""
         content = asdict(self)
         content["tensors"] = [
             {"name": t.name, "shape": t.shape, "numel": t.numel, "costs": c["costs"]}

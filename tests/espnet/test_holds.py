@@ -17,6 +17,7 @@ from espnet_gq.espnet.holds import HOLDS, RELEASES, Kind, holds
 from espnet_gq.espnet.registration import HoldError, find, install, is_installed
 from espnet_gq.espnet.torch_proxy import ModuleProxy
 from espnet_gq.espnet.torch_proxy import torch as espnet_torch
+from espnet_gq.files import SUFFIX
 
 INSTALLED = holds(espnet_version())
 DECODER = next(h for h in INSTALLED if h.name == "decoder_choices")
@@ -131,5 +132,5 @@ def test_other_libraries_keep_their_functions(tmp_path):
         assert all(seen[stage].get(event) for event in events), (stage, seen[stage])
     plots = {path.name for path in (tmp_path / "out").rglob("*.png")}
     assert "loss.png" in plots and any("self_attn" in name for name in plots)
-    assert not list(tmp_path.rglob("*.aside"))
+    assert not list(tmp_path.rglob(f"*{SUFFIX}"))
     assert not registration._function(torch.save) in registration._replacements

@@ -68,7 +68,7 @@ def _missing_model(path: Path) -> str:
     others = sorted(
         file.name
         for file in path.parent.glob("*.pth")
-        if file.is_file() and file.name != CHECKPOINT  # to resume from
+        if file.is_file() and file.name != CHECKPOINT
     )
     if not others:
         return f"{missing}, and no other checkpoint there: train first (stage 11)"

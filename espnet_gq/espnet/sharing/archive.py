@@ -26,7 +26,7 @@ import torch
 import yaml
 
 from espnet_gq._compat import espnet_version
-from espnet_gq.files import folder_aside, written_aside
+from espnet_gq.files import atomic_folder, atomic_write
 
 PathLike = Union[str, Path]
 
@@ -82,7 +82,7 @@ def write_archive(folder: Path, path: PathLike) -> None:
     """
     names = sorted(p for p in folder.rglob("*") if p.is_file())
     names.sort(key=lambda p: p != folder / META)  # ESPnet looks for it
-    with written_aside(path) as temporary:
+    with atomic_write(path) as temporary:
         with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
             for file in names:
                 dense = file.suffix in (".zip", ".png")
@@ -218,16 +218,16 @@ def unpack_archive(path: PathLike, folder: PathLike) -> None:
         raise FileNotFoundError(f"{path}: no such file")
     if folder.exists():
         raise FileExistsError(f"{folder} exists; allowed: a new folder")
-    with folder_aside(folder) as aside:
+    with atomic_folder(folder) as temporary:
         with contextlib.ExitStack() as stack:
             with reading(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 _check(path, archive)
-            _extract(path, archive, aside)
+            _extract(path, archive, temporary)
         try:
-            model_files(aside)
+            model_files(temporary)
         except ArchiveError as e:
-            raise ArchiveError(str(e).replace(str(aside), str(path))) from None
+            raise ArchiveError(str(e).replace(str(temporary), str(path))) from None
 
 
 # ---- Reading a model folder ---------------------------------------------------------

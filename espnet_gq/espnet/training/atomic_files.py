@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import torch
 
-from espnet_gq.files import AsideText, files_aside, link_aside, written_aside
+from espnet_gq.files import AtomicText, atomic_files, atomic_write, replace_symlink
 
 
 def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
@@ -18,7 +18,7 @@ def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         torch.save(obj, f, *args, **kwargs)
         return
     # A file, not a name: torch.save would write the temporary name into it.
-    with written_aside(Path(f)) as temporary, open(temporary, "wb") as file:
+    with atomic_write(Path(f)) as temporary, open(temporary, "wb") as file:
         torch.save(obj, file, *args, **kwargs)
 
 
@@ -39,7 +39,7 @@ class AtomicPath(PosixPath, metaclass=_AnyPath):
     def open(self, mode="r", *args, **kwargs):
         """Open the file; with mode "w" it is written atomically, as UTF-8."""
         if mode == "w":
-            return AsideText(self)
+            return AtomicText(self)
         return super().open(mode, *args, **kwargs)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -49,14 +49,14 @@ class AtomicPath(PosixPath, metaclass=_AnyPath):
 
     def symlink_to(self, target, target_is_directory: bool = False) -> None:
         """Make the symbolic link, or replace the one that is there."""
-        link_aside(self, os.fspath(target))
+        replace_symlink(self, os.fspath(target))
 
 
 def matplotlib_plot(original: Callable) -> Callable:
     """Wrap `Reporter.matplotlib_plot`: the plots of an epoch appear whole."""
 
     def matplotlib_plot(self, output_dir):
-        with files_aside(output_dir) as temporary:
+        with atomic_files(output_dir) as temporary:
             original(self, temporary)
 
     return matplotlib_plot
@@ -67,7 +67,7 @@ def setitem(original: Callable) -> Callable:
 
     def __setitem__(self, key, value):
         if self.fd is None and not self.has_children:
-            self.fd = AsideText(self.path)
+            self.fd = AtomicText(self.path)
         original(self, key, value)
 
     return __setitem__
@@ -92,5 +92,5 @@ def exit(original: Callable) -> Callable:
 def _discard(writer) -> None:
     for child in writer.chilidren.values():
         _discard(child)
-    if isinstance(writer.fd, AsideText):
+    if isinstance(writer.fd, AtomicText):
         writer.fd.discard()

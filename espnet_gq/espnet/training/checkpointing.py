@@ -17,7 +17,7 @@ from espnet2.train.reporter import Reporter
 
 from espnet_gq._compat import checkpoint_types, tensors_only
 from espnet_gq.espnet.training.atomic_files import AtomicPath
-from espnet_gq.files import link_aside
+from espnet_gq.files import replace_symlink
 from espnet_gq.packing import CheckpointError, load_object, save
 
 CHECKPOINT = "checkpoint.pth"
@@ -65,7 +65,7 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
         links.append((f"{phase}.{key}.best.pth", best))
     for name, target in links:
         if (folder / f"{target}epoch.pth").exists():
-            link_aside(folder / name, f"{target}epoch.pth")
+            replace_symlink(folder / name, f"{target}epoch.pth")
     keep = options.keep_nbest_models
     keep = [keep] if isinstance(keep, int) else list(keep) or [1]
     interval = options.nbest_averaging_interval

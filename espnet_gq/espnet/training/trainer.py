@@ -25,7 +25,7 @@ from espnet_gq.espnet.training.length import (
     say_if_unfinished,
     set_total_steps,
 )
-from espnet_gq.files import files_aside
+from espnet_gq.files import atomic_files
 from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.prepare import advance, fit_quantizers, progress
 from espnet_gq.quantizer import Quantizer
@@ -95,8 +95,8 @@ class GQTrainer(Trainer):
     """ESPnet's trainer; for a model with quantized layers, also its annealing.
 
     Models without quantized layers train as with ESPnet's own trainer. Files are
-    written aside, an interrupted training resumes exactly (`checkpointing`), and what
-    is not finite is named (`gradients`).
+    written atomically, an interrupted training resumes exactly (`checkpointing`), and
+    values that are not finite are named (`gradients`).
     """
 
     @classmethod
@@ -201,5 +201,5 @@ class GQTrainer(Trainer):
         if output_dir is None:
             super().plot_attention(output_dir=None, **kwargs)
             return
-        with files_aside(output_dir) as temporary:
+        with atomic_files(output_dir) as temporary:
             super().plot_attention(output_dir=temporary, **kwargs)

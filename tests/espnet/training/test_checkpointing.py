@@ -128,7 +128,7 @@ def test_a_model_of_another_bit_width_is_not_resumed(task, folder):
     assert "\n" not in message
 
 
-# ---- Writing aside ------------------------------------------------------------------
+# ---- Atomic files -------------------------------------------------------------------
 class Unwritable:
     def __reduce__(self):
         raise OSError(28, "No space left on device")

@@ -248,7 +248,7 @@ def test_averages_are_quantized_checkpoints(folder, run):
         ),
     ],
 )
-def test_averages_are_written_aside(tmp_path, module, hook):
+def test_averages_are_written_atomically(tmp_path, module, hook):
     callback_class = importlib.import_module(module).AverageCheckpointsCallback
     best = {}
     for name, value in (("1.ckpt", 1.0), ("2.ckpt", 3.0)):
