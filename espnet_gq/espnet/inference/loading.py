@@ -82,7 +82,7 @@ def fitting(path: Union[str, Path]) -> Iterator[None]:
     """Within the block, errors say in one sentence that a checkpoint does not fit.
 
     Raises:
-        CheckpointError: In place of errors of PyTorch, a quantizer or the packed format.
+        CheckpointError: In place of errors of PyTorch, quantizers or the packed format.
     """
     try:
         yield
