@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Iterator, Set, TextIO, Tuple, Union
 
@@ -18,8 +17,6 @@ PathLike = Union[str, Path]
 
 SUFFIX = ".aside"
 """Suffix of temporary files, also of those that the recipes' shell scripts write."""
-LINK_SECONDS = 60
-"""Age from which a temporary symlink counts as stale."""
 _swept: Set[Path] = set()
 """Folders in which this process has deleted stale files."""
 
@@ -105,24 +102,21 @@ def atomic_files(folder: PathLike) -> Iterator[Path]:
 def replace_symlink(path: PathLike, target: str) -> None:
     """Create a symlink, or atomically replace the one that is there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
-    os.symlink(target, temporary)
+    # In a folder, which can be locked: a symlink cannot.
+    handle, temporary = _create(path, folder=True)
     try:
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        os.symlink(target, temporary / path.name)
+        os.replace(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 def remove_leftovers(folder: PathLike) -> None:
     """Delete temporary files of killed writers in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
         with contextlib.suppress(OSError):  # locked by a running writer, or gone
-            if path.is_symlink():  # cannot be locked; a running writer renames it soon
-                if time.time() - path.lstat().st_mtime > LINK_SECONDS:
-                    os.unlink(path)
-                continue
-            handle = os.open(path, os.O_RDONLY)
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path) if path.is_dir() else os.unlink(path)

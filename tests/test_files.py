@@ -1,7 +1,6 @@
 import contextlib
 import os
 import signal
-import time
 
 import pytest
 
@@ -11,6 +10,7 @@ from espnet_gq.files import (
     atomic_files,
     atomic_folder,
     atomic_write,
+    replace_symlink,
     write_json,
     write_text,
 )
@@ -85,16 +85,28 @@ def test_what_a_living_writer_writes_stays(tmp_path):
     assert (tmp_path / "a").read_text() == "whole\n"
 
 
-def test_a_link_that_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
+def killed_linker(folder):
+    """Replace a link in a process that is killed before the last step."""
+    child = os.fork()
+    if child == 0:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        replace_symlink(folder / "latest.pth", "5epoch.pth")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_link_is_replaced_in_one_step(tmp_path):
     (tmp_path / "5epoch.pth").write_text("model\n")
-    for age, target in ((0, "gone.pth"), (99, "gone.pth"), (99, "5epoch.pth")):
-        link = tmp_path / f".latest.pth.{age}{target}{files.SUFFIX}"
-        link.symlink_to(target)
-        past = time.time() - age
-        os.utime(link, (past, past), follow_symlinks=False)
+    path = tmp_path / "latest.pth"
+    replace_symlink(path, "4epoch.pth")
+    killed_linker(tmp_path)
+    assert os.readlink(path) == "4epoch.pth" and len(os.listdir(tmp_path)) == 3
+    (tmp_path / f".other{files.SUFFIX}").symlink_to("5epoch.pth")  # not ours
     files.remove_leftovers(tmp_path)
-    left = [f".latest.pth.0gone.pth{files.SUFFIX}", "5epoch.pth"]
-    assert sorted(os.listdir(tmp_path)) == left
+    names = [f".other{files.SUFFIX}", "5epoch.pth", "latest.pth"]
+    assert sorted(os.listdir(tmp_path)) == names
+    replace_symlink(path, "5epoch.pth")
+    assert path.read_text() == "model\n"
+    assert sorted(os.listdir(tmp_path)) == names
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
