@@ -16,11 +16,13 @@ import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_gq.espnet.holds import STREAMING
 from espnet_gq.espnet.inference.streaming import (
     build_speech2text,
     is_transducer,
     read_config,
 )
+from espnet_gq.espnet.registration import replaced
 
 _INT8 = ("quantize_asr_model", "quantize_modules", "quantize_dtype")
 SERVED = {
@@ -169,12 +171,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             speech2text = build_speech2text(**served, **kwargs)
         return InChunks(speech2text, length) if length else speech2text
 
-    original = espnet.Speech2TextStreaming
-    espnet.Speech2TextStreaming = build
-    try:
+    with replaced(STREAMING, espnet, build):
         espnet.inference(**options, sim_chunk_length=0)
-    finally:
-        espnet.Speech2TextStreaming = original
 
 
 if __name__ == "__main__":

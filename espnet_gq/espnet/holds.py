@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     SUBCLASS = "subclass"
     WRAPPED = "wrapped function"
     PROXIED = "proxied global"
+    SCOPED = "class replaced within one command"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Hold:
             mapping name -> class, added to ESPnet's `ClassChoices`. SUBCLASS: a
             subclass that takes the place of ESPnet's class. WRAPPED: a function that
             takes ESPnet's function and returns its replacement. PROXIED: an object
-            that forwards to the module it stands in for.
+            that forwards to the module it stands in for. SCOPED: a function that is
+            called in place of the class, while `registration.replaced` is entered.
         reason: One sentence.
         releases: ESPnet releases that have the name and need the hold.
     """
@@ -266,6 +268,14 @@ def _functions() -> Iterator[Hold]:
         yield Hold(module, name, Kind.WRAPPED, by, reason, releases)
 
 
+STREAMING = Hold(
+    "espnet2.bin.asr_inference_streaming",
+    "Speech2TextStreaming",
+    Kind.SCOPED,
+    "inference.streaming:build_speech2text",
+    "ESPnet's loop over utterances decodes transducers, too.",
+)
+
 HOLDS: Tuple[Hold, ...] = (
     *_asr("espnet2.tasks.asr", RELEASES),
     # ESPnet3 keeps a copy of the ASR task and of its class lists.
@@ -274,6 +284,7 @@ HOLDS: Tuple[Hold, ...] = (
     *_torch(),
     *_files(),
     *_functions(),
+    STREAMING,
 )
 """All holds on ESPnet. `warprnnt_pytorch`, which is not ESPnet's, is provided where it
 is missing by `training.transducer_loss`."""

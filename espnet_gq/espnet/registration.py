@@ -1,10 +1,11 @@
 """Applies the holds on ESPnet (`holds`) to its modules when they are imported."""
 
+import contextlib
 import functools
 import importlib
 import inspect
 from types import ModuleType
-from typing import Any, Mapping, Tuple
+from typing import Any, Iterator, Mapping, Tuple
 from weakref import WeakSet
 
 import wrapt
@@ -51,6 +52,7 @@ def find(hold: Hold, module: ModuleType) -> Tuple[Any, str, Any]:
         Kind.SUBCLASS: is_class,
         Kind.WRAPPED: callable(_function(value)) and not is_class,
         Kind.PROXIED: isinstance(value, ModuleType),
+        Kind.SCOPED: is_class,
     }
     if not fits[hold.kind]:
         raise HoldError(hold, f"is a {type(value).__name__}")
@@ -119,10 +121,27 @@ def _register(choices: Any, classes: Mapping[str, type]) -> None:
 
 
 def install_all(module: ModuleType) -> None:
-    """Apply all holds on a module of ESPnet."""
+    """Apply all holds on a module of ESPnet, except those of one command."""
     for hold in holds(espnet_version()):
-        if hold.module == module.__name__:
+        if hold.module == module.__name__ and hold.kind is not Kind.SCOPED:
             install(hold, module)
+
+
+@contextlib.contextmanager
+def replaced(hold: Hold, module: ModuleType, value: Any) -> Iterator[None]:
+    """Within the block, a value takes the place of a SCOPED hold's class.
+
+    Args:
+        hold: The hold.
+        module: Its module, imported.
+        value: The value, which calls what `hold.by` names.
+    """
+    owner, name, original = find(hold, module)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 @functools.lru_cache(maxsize=None)

@@ -14,7 +14,13 @@ from tiny_task import ABSENT, Task, run
 from espnet_gq._compat import espnet_version
 from espnet_gq.espnet import registration
 from espnet_gq.espnet.holds import HOLDS, RELEASES, Kind, holds
-from espnet_gq.espnet.registration import HoldError, find, install, is_installed
+from espnet_gq.espnet.registration import (
+    HoldError,
+    find,
+    install,
+    is_installed,
+    replaced,
+)
 from espnet_gq.espnet.torch_proxy import ModuleProxy
 from espnet_gq.espnet.torch_proxy import torch as espnet_torch
 from espnet_gq.files import SUFFIX
@@ -38,6 +44,11 @@ def module_of(hold):
 def test_the_name_is_there_and_extended(hold):
     module = module_of(hold)
     _, _, value = find(hold, module)
+    if hold.kind is Kind.SCOPED:
+        with replaced(hold, module, print):
+            assert getattr(module, hold.name) is print
+        assert getattr(module, hold.name) is value
+        return
     assert is_installed(hold, module)
     install(hold, module)
     assert find(hold, module)[2] is value
