@@ -12,7 +12,7 @@ import torch
 
 from espnet_gq.analysis.report import Checkpoint, TensorReport
 from espnet_gq.analysis.sensitivity import Sensitivity
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 
 PANELS = (4, 3)
 """Rows and columns of panels on a page of weights."""
@@ -30,7 +30,7 @@ DPI = 120
 
 def save_figure(figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
-    with written_aside(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 

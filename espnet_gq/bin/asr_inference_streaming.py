@@ -19,11 +19,13 @@ import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_gq.bin._common import PROGRAM, fail, sentence
+from espnet_gq.espnet.holds import STREAMING
 from espnet_gq.espnet.inference.streaming import (
     build_speech2text,
     is_transducer,
     read_config,
 )
+from espnet_gq.espnet.registration import replaced
 
 _INT8 = ("quantize_asr_model", "quantize_modules", "quantize_dtype")
 SERVED = {
@@ -175,12 +177,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             speech2text = build_speech2text(**served, **kwargs)
         return InChunks(speech2text, length) if length else speech2text
 
-    original = espnet.Speech2TextStreaming
-    espnet.Speech2TextStreaming = build
-    try:
+    with replaced(STREAMING, espnet, build):
         espnet.inference(**options, sim_chunk_length=0)
-    finally:
-        espnet.Speech2TextStreaming = original
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_gq.bin._common import Parser, execute
-from espnet_gq.files import write_text, written_aside
+from espnet_gq.files import atomic_write, write_text
 from espnet_gq.recipe.datadir import read_table
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         )
     except RuntimeError as e:
         raise ValueError(f"sentencepiece refused --nbpe {args.nbpe}: {e}") from None
-    with written_aside(args.dir / "bpe.model") as temporary:
+    with atomic_write(args.dir / "bpe.model") as temporary:
         temporary.write_bytes(model.getvalue())
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     scores = {trained.id_to_piece(i): trained.get_score(i) for i in range(len(trained))}

@@ -49,7 +49,7 @@ import numpy as np
 import torch
 
 from espnet_gq._version import __version__
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 from espnet_gq.nn.finite import check_finite, is_weight, named, not_finite
 from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.packing.stored import (
@@ -452,7 +452,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 def save(obj: Any, path: Union[str, Path]) -> None:
     """Write with `torch.save` to a temporary file beside `path`, then rename it."""
     # torch.save writes a file's name into it, and that of the temporary one is random.
-    with written_aside(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         torch.save(obj, file)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet_gq.files import write_text, written_aside
+from espnet_gq.files import atomic_write, write_text
 from espnet_gq.wording import quoted
 
 PathLike = Union[str, Path]
@@ -246,7 +246,7 @@ def _convert(
     limited = np.clip(mono, -1.0, 1.0)
     content = io.BytesIO()  # libsndfile does not report a full disk
     soundfile.write(content, limited, fs, SUBTYPES[audio_format], format=audio_format)
-    with written_aside(output, sync=False) as temporary:
+    with atomic_write(output, sync=False) as temporary:
         temporary.write_bytes(content.getvalue())
     return utt, str(output), len(limited)
 

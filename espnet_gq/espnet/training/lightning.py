@@ -4,8 +4,10 @@ ESPnet trains through Lightning with `use_lightning` and in ESPnet3. Their modul
 the callback along where the plugin is registered; any other script lists it itself.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Type, Union
+import argparse
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
+import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -139,15 +141,15 @@ class GQCallback(Callback):
             self._handle = None
 
 
-def bring_callback(module_class: Type[Any]) -> None:
-    """Let a Lightning module of ESPnet bring the callback along where it is needed.
+def configure_callbacks(original: Callable) -> Callable:
+    """Wrap a Lightning module's `configure_callbacks`: it brings the callback along.
 
     The checkpoints to begin with come from the module's configuration (`init_param`),
     which ESPnet itself does not read where Lightning trains.
     """
-    original = module_class.configure_callbacks
-    if getattr(original, "gq", False):
-        return
+    # Lightning stores ESPnet's options in its checkpoints. torch.load, which runs no
+    # code of a checkpoint, would refuse to read them: no resuming and no averaging.
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
     def configure_callbacks(self) -> List[Callback]:
         callbacks = original(self)
@@ -158,8 +160,7 @@ def bring_callback(module_class: Type[Any]) -> None:
             return list(callbacks)
         return [*callbacks, GQCallback(**_initial_parameters(self))]
 
-    setattr(configure_callbacks, "gq", True)
-    module_class.configure_callbacks = configure_callbacks
+    return configure_callbacks
 
 
 def _initial_parameters(module: LightningModule) -> Dict[str, Any]:

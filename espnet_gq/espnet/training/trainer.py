@@ -11,9 +11,11 @@ from typing import Callable, Iterable, Iterator, Sized, cast
 
 from espnet2.train.trainer import Trainer
 
+from espnet_gq._compat import tensors_only
 from espnet_gq.espnet.inference.loading import fitting
-from espnet_gq.espnet.training.checkpointing import CHECKPOINT, finish_epoch, safe_files
+from espnet_gq.espnet.training.checkpointing import CHECKPOINT, finish_epoch
 from espnet_gq.espnet.training.gradients import named_when_not_finite
+from espnet_gq.files import atomic_files
 from espnet_gq.nn import training
 from espnet_gq.nn.finite import check_finite
 from espnet_gq.nn.length import (
@@ -44,15 +46,15 @@ class GQTrainer(Trainer):
     """ESPnet's trainer; for a model with quantized layers, also its annealing.
 
     Models without quantized layers train as with ESPnet's own trainer. Files are
-    written aside, an interrupted training resumes exactly (`checkpointing`), and what
-    is not finite is named (`gradients`).
+    written atomically, an interrupted training resumes exactly (`checkpointing`), and
+    values that are not finite are named (`gradients`).
     """
 
     @classmethod
     def run(cls, model, optimizers, trainer_options, **kwargs) -> None:
         """Perform training; arguments as ESPnet's `Trainer.run`."""
         options = trainer_options
-        with safe_files(plots=options.use_matplotlib):
+        with tensors_only():
             checkpoint = Path(options.output_dir) / CHECKPOINT
             if options.resume and checkpoint.exists():
                 distributed = kwargs["distributed_option"]
@@ -145,3 +147,12 @@ class GQTrainer(Trainer):
         super().validate_one_epoch(
             model=model, iterator=iterator, reporter=reporter, **kwargs
         )
+
+    @classmethod
+    def plot_attention(cls, *, output_dir, **kwargs) -> None:
+        """Plot attention; arguments as ESPnet's `Trainer.plot_attention`."""
+        if output_dir is None:
+            super().plot_attention(output_dir=None, **kwargs)
+            return
+        with atomic_files(output_dir) as temporary:
+            super().plot_attention(output_dir=temporary, **kwargs)

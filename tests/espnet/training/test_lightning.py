@@ -25,7 +25,10 @@ lightning = pytest.importorskip(
 from lightning.pytorch.strategies import Strategy  # noqa: E402
 from lightning_runs import EPOCHS, train_all  # noqa: E402
 
-from espnet_gq.espnet.training.lightning import GQCallback, bring_callback  # noqa: E402
+from espnet_gq.espnet.training.lightning import (  # noqa: E402
+    GQCallback,
+    configure_callbacks,
+)
 
 needs_espnet3 = pytest.mark.skipif(
     importlib.util.find_spec("espnet3") is None, reason="ESPnet3 came with 202611"
@@ -245,7 +248,7 @@ def test_averages_are_quantized_checkpoints(folder, run):
         ),
     ],
 )
-def test_averages_are_written_aside(tmp_path, module, hook):
+def test_averages_are_written_atomically(tmp_path, module, hook):
     callback_class = importlib.import_module(module).AverageCheckpointsCallback
     best = {}
     for name, value in (("1.ckpt", 1.0), ("2.ckpt", 3.0)):
@@ -446,9 +449,8 @@ def attached(module, *callbacks):
 def test_a_module_of_espnet_brings_one_callback():
     class Module(Net):
         args = Namespace(init_param=["a.pth"], ignore_init_mismatch=True)
+        configure_callbacks = configure_callbacks(Net.configure_callbacks)
 
-    bring_callback(Module)
-    bring_callback(Module)
     (brought,) = attached(Module({"bits": 3}))
     assert brought.init_param == ["a.pth"] and brought.ignore_init_mismatch
     assert attached(Module()) == []

@@ -171,11 +171,13 @@ def digests(folder: Path, case: Case) -> Tuple[Digests, List[str]]:
     found: Digests = {}
     leftovers: List[str] = []
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        name = str(path.relative_to(folder))
-        if path.name.startswith(".") and path.name.endswith(SUFFIX):
+        parts = path.relative_to(folder).parts
+        name = "/".join(parts)
+        # A temporary file or folder, or a file in such a folder.
+        if any(part.startswith(".") and part.endswith(SUFFIX) for part in parts):
             leftovers.append(name)
+            continue
+        if path.is_dir() and not path.is_symlink():
             continue
         try:
             found[name] = (case.digest or digest_of)(path)
