@@ -12,7 +12,7 @@ with `weights_only=True`:
 
 The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
 tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
-`scales` values of ln s (float32) and the stream of indices (`bits.py`). With a further
+`scales` values of ln s (float32) and the stream of indices (`runtime/layout.py`). With a further
 "levels": n it holds the n <= 2^bits centroids c (float32) in the place of ln mu.
 `scales` divides dimension 0: scale i serves the i-th of that many equal parts of it. A
 weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in
@@ -51,7 +51,6 @@ import torch
 from espnet_gq._version import __version__
 from espnet_gq.files import written_aside
 from espnet_gq.nn.finite import check_finite, is_weight, named, not_finite
-from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.packing.stored import (
     StateDict,
     StoredQuantizer,
@@ -60,6 +59,7 @@ from espnet_gq.packing.stored import (
     stored_quantizer,
 )
 from espnet_gq.quantizer.function import hard_indices, hard_quantize
+from espnet_gq.runtime.layout import from_stream, padding, stream_size, to_stream
 from espnet_gq.wording import shown
 
 FORMAT = "espnet_gq.packed"
@@ -180,7 +180,7 @@ def pack_state_dict(
             content = (
                 book.cpu().numpy().astype("<f4").tobytes()
                 + log_scale.numpy().astype("<f4").tobytes()
-                + pack_bits(index.numpy(), stored.bits).tobytes()
+                + to_stream(index.numpy(), stored.bits).tobytes()
             )
         else:
             dtype = str(tensor.dtype).replace("torch.", "")
@@ -199,7 +199,7 @@ def pack_state_dict(
                 version = 3
                 continue
         entries.append({"name": key, **entry})
-        chunks.append(content + bytes(-len(content) % 4))
+        chunks.append(content + bytes(padding(len(content))))
     header = json.dumps(
         {"plugin": __version__, "tensors": entries}, separators=(",", ":")
     )
@@ -272,7 +272,7 @@ class QuantizedTensor:
     shape: Tuple[int, ...]
     quantizer: StoredQuantizer
     stream: np.ndarray
-    """The indices, see `bits.py`."""
+    """The indices, see `runtime/layout.py`."""
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -411,7 +411,7 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
             quantizer = StoredQuantizer(bits, log_scale, log_mu=book)
         else:
             quantizer = StoredQuantizer(bits, log_scale, centroids=book)
-        stream = data.take(packed_size(numel, bits))
+        stream = data.take(stream_size(numel, bits))
         value: Stored = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
@@ -424,7 +424,7 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
         if is_weight(name) and not_finite([(name, plain)]):
             raise PackedFormatError("it holds NaN or infinite values")
         value = plain
-    data.take(-(data.at - start) % 4)
+    data.take(padding(data.at - start))
     return name, value
 
 
@@ -441,7 +441,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
             continue
         quantizer = value.quantizer
         numel, scales = math.prod(value.shape), quantizer.log_scale.numel()
-        index = torch.from_numpy(unpack_bits(value.stream, numel, quantizer.bits))
+        index = torch.from_numpy(from_stream(value.stream, numel, quantizer.bits))
         index = index.view(scales, numel // scales)
         weight = quantizer.scale * value.codebook[index.int()]
         state[name] = weight.view(value.shape)

@@ -5,6 +5,7 @@ from typing import Dict, Iterator, Mapping, Optional, Type
 
 from torch import nn
 
+from espnet_gq.native.library import MODES
 from espnet_gq.runtime.layers import (
     PackedConv1d,
     PackedConv2d,
@@ -12,7 +13,6 @@ from espnet_gq.runtime.layers import (
     PackedLayer,
     PackedLinear,
 )
-from espnet_gq.runtime.library import MODES
 from espnet_gq.runtime.recurrent import (
     PackedGRU,
     PackedGRUCell,

@@ -6,10 +6,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 
-from espnet_gq.native import address
+from espnet_gq.native import address, library
+from espnet_gq.native.library import CELLS, check
 from espnet_gq.runtime import context
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import CELLS, check
 from espnet_gq.runtime.weight import INT8_COLUMNS, PackedWeight
 
 Matrix = Union[PackedWeight, torch.Tensor]
@@ -79,8 +78,8 @@ class Steps(NamedTuple):
                 return None
             if hh.mode_number != hr.mode_number:
                 return None
-        library = kernels.library()
-        return None if library is None else (library, hh, hr)
+        kernels = library.loaded()
+        return None if kernels is None else (kernels, hh, hr)
 
     def active(self, gates: torch.Tensor) -> List[int]:
         """Return the sequences that last to each step.
@@ -120,7 +119,7 @@ class Steps(NamedTuple):
                 gates.new_empty(*gates.shape[:-1], h.shape[-1]),
                 *(h.clone(), None if c is None else c.clone()),
             )
-        (library, hh, hr), f32 = native, torch.float32
+        (kernels, hh, hr), f32 = native, torch.float32
         rows, outputs = hh.rows, hh.cols
         units = rows // (4 if self.cell == "LSTM" else 3)
         total, batch = gates.numel() // rows, active[0]
@@ -131,7 +130,7 @@ class Steps(NamedTuple):
             c = c.clone(memory_format=torch.contiguous_format)
         out = gates.new_empty(*gates.shape[:-1], outputs)
         check(
-            library.gq_recurrence(
+            kernels.gq_recurrence(
                 CELLS[self.cell],
                 hh.description(bias),
                 None if hr is None else hr.description(),

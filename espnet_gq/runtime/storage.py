@@ -1,23 +1,24 @@
 """What a packed weight consists of: planes of indices, a codebook and scales."""
 
-import math
 from typing import Dict, Self, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from espnet_gq.native import address
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import check
-from espnet_gq.runtime.planes import planes_size, to_planes
+from espnet_gq.runtime.layout import (
+    code_bits,
+    matrix_shape,
+    planes_size,
+    stream_to_planes,
+)
 
 
 class PackedStorage(nn.Module):
     """The buffers of a weight w = s * c[index]; how they are moved, copied and saved.
 
     Args:
-        planes: uint8, the indices as `planes.to_planes` lays them out.
+        planes: uint8, the indices as `layout` describes them.
         shape: Shape of the weight; dimension 0 counts its rows.
         codebook: Centroids c (2^bits,), float32.
         scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
@@ -45,14 +46,9 @@ class PackedStorage(nn.Module):
     ):
         super().__init__()
         self.shape = torch.Size(shape)
-        self.rows = self.shape[0] if self.shape else 1
-        self.cols = math.prod(self.shape[1:])
-        self.bits = codebook.numel().bit_length() - 1
+        self.rows, self.cols = matrix_shape(self.shape)
+        self.bits = code_bits(codebook.numel())
         self._dtype = dtype
-        if not 1 <= self.bits <= 8 or codebook.numel() != 2**self.bits:
-            raise ValueError(
-                f"a codebook has {codebook.numel()} centroids; allowed: 2, 4, ..., 256"
-            )
         if planes.dtype != torch.uint8:
             raise ValueError(f"the planes are {planes.dtype}; allowed: torch.uint8")
         if planes.numel() != planes_size(self.rows, self.cols, self.bits):
@@ -76,27 +72,9 @@ class PackedStorage(nn.Module):
         scale: torch.Tensor,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Return the weight of a packed file's stream of indices (`packing.bits`)."""
-        rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
-        bits = codebook.numel().bit_length() - 1
-        stream = np.ascontiguousarray(stream)
-        size = (rows * cols * bits + 7) // 8
-        if stream.size != size or stream.dtype != np.uint8:
-            raise ValueError(
-                f"a stream of {stream.size} {stream.dtype} for shape {tuple(shape)}; "
-                f"allowed: {size} uint8"
-            )
-        library = kernels.library()
-        if library is not None:
-            planes = torch.empty(
-                planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
-            )
-            where = address(planes, torch.uint8, planes.numel(), "the planes")
-            check(library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
-        else:
-            flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
-            index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
-            planes = to_planes(torch.from_numpy(index[:, :1].reshape(rows, cols)), bits)
+        """Return the weight of a packed file's stream of indices (`layout`)."""
+        bits = code_bits(codebook.numel())
+        planes = stream_to_planes(stream, *matrix_shape(shape), bits)
         return cls(planes, shape, codebook, scale, dtype)
 
     def extra_repr(self) -> str:

@@ -6,12 +6,10 @@ from typing import Optional, Tuple
 import torch
 import torch.nn.functional as F
 
-from espnet_gq.native import address
-from espnet_gq.runtime import context
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime import reference
-from espnet_gq.runtime.library import MODES, Weight, check
-from espnet_gq.runtime.planes import from_planes, planes_size
+from espnet_gq.native import address, library
+from espnet_gq.native.library import MODES, Weight, check
+from espnet_gq.runtime import context, reference
+from espnet_gq.runtime.layout import from_planes, planes_size
 from espnet_gq.runtime.storage import PackedStorage
 from espnet_gq.runtime.tensor_like import TensorLike
 
@@ -127,7 +125,7 @@ class PackedWeight(TensorLike, PackedStorage):
             and x.layout is torch.strided
             and not x.is_nested
             and self._buffers["planes"].is_cpu
-            and kernels.library() is not None
+            and library.loaded() is not None
         )
 
     # --- products --------------------------------------------------------------------
@@ -222,9 +220,9 @@ class PackedWeight(TensorLike, PackedStorage):
         shape, rows, cols = x.shape, self.rows, self.cols
         if not shape or shape[-1] != cols:
             self._check_columns(x)
-        library = kernels.library()
+        kernels = library.loaded()
         if (
-            library is None
+            kernels is None
             or x.dtype is not torch.float32
             or not x.is_cpu
             or x.layout is not torch.strided
@@ -241,7 +239,7 @@ class PackedWeight(TensorLike, PackedStorage):
         out = (
             x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
         )
-        status = library.gq_linear(
+        status = kernels.gq_linear(
             weight,
             x.data_ptr(),
             m,
@@ -308,7 +306,7 @@ class PackedWeight(TensorLike, PackedStorage):
             not whole
             or not row.is_cpu
             or self.device.type != "cpu"
-            or kernels.library() is None
+            or library.loaded() is None
             or context.is_transformed()
         ):
             return F.embedding(row, self.matrix())
@@ -317,15 +315,15 @@ class PackedWeight(TensorLike, PackedStorage):
 
     def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
         """Return rows of the weight in float32, for plain indices."""
-        library = kernels.library()
+        kernels = library.loaded()
         whole = row.dtype in (torch.int64, torch.int32)
-        if library is None or not row.is_cpu or self.device.type != "cpu" or not whole:
+        if kernels is None or not row.is_cpu or self.device.type != "cpu" or not whole:
             return F.embedding(row, self._values())
         flat = row.reshape(-1).to(torch.int64).contiguous()
         n = flat.numel()
         weight = self.description()
         out = self._buffers["codebook"].new_empty(n, self.cols)
-        status = library.gq_rows(
+        status = kernels.gq_rows(
             weight,
             address(flat, torch.int64, n, "the indices"),
             n,
@@ -360,12 +358,12 @@ class PackedWeight(TensorLike, PackedStorage):
 
     def compute_values(self) -> torch.Tensor:
         """Return the weight in float32, (rows, cols), from plain buffers."""
-        library = kernels.library()
-        if library is None or self.device.type != "cpu":
+        kernels = library.loaded()
+        if kernels is None or self.device.type != "cpu":
             return reference.dense(self.index(), self.codebook, self.scale)
         out = torch.empty(self.cols, self.rows, dtype=torch.float32, device="cpu")
         check(
-            library.gq_values(
+            kernels.gq_values(
                 self.description(),
                 0,
                 self.rows,
@@ -379,7 +377,7 @@ class PackedWeight(TensorLike, PackedStorage):
     def _values(self) -> torch.Tensor:
         """Return `compute_values`, kept where unpacking is slow."""
         device = self.device.type
-        if device == "meta" or (device == "cpu" and kernels.library() is not None):
+        if device == "meta" or (device == "cpu" and library.loaded() is not None):
             with context.outside_transforms():
                 return self.compute_values()
         parts, found = self.parts(), self._unpacked

@@ -13,6 +13,7 @@ from benchmarks.gpu.rows import (
     holds,
     seconds_of,
 )
+from espnet_gq.native import available
 from espnet_gq.quantizer import assignment, fused, triton_kernel
 from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
@@ -91,14 +92,8 @@ class _Case:
         c, dc = codebook(self.log_mu.detach(), self.bits, torch.float32)
         w = self.w[rows].detach().double()
         args = w, scale.double(), inverse.double(), c.double()
-        soft = self.mode == SOFT
-        out = (
-            assignment.soft_forward(*args, ALPHA)
-            if soft
-            else assignment.hard_forward(*args)
-        )
-        backward = assignment.soft_backward if soft else assignment.hard_backward
-        signed = backward(grad.double(), *args, dc.double(), ALPHA)
+        out = assignment.forward(*args, self.mode, ALPHA)
+        signed = assignment.backward(grad.double(), *args, dc.double(), self.mode, ALPHA)
         # A sum of n terms of both signs: an error is judged by the terms' sizes.
         magnitude = (grad.double().abs() * args[1]).sum(1 if len(scale) > 1 else None)
         return (
@@ -139,10 +134,10 @@ def _non_contiguous(w: torch.Tensor) -> torch.Tensor:
 
 def _in_use(device: str) -> Iterator[Result]:
     if device == "cuda":
-        one = torch.ones(4, 4, device="cuda")
-        yield holds("Triton's kernels are in use", triton_kernel.usable(one))
+        one, c = torch.ones(4, 4, device="cuda"), torch.ones(4, device="cuda")
+        yield holds("Triton's kernels are in use", triton_kernel.usable(one, c))
     else:
-        yield holds("the fused library is in use", fused.available())
+        yield holds("the native library is in use", available())
 
 
 def _bandwidth(settings: Settings, bits: int, columns: int) -> Iterator[Result]:
