@@ -1,4 +1,4 @@
-"""Loading the native library and declaring its functions, which `csrc/api.h` documents."""
+"""Loading the native library; `csrc/api.h` documents the functions declared here."""
 
 import ctypes
 import functools

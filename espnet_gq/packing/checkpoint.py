@@ -12,8 +12,8 @@ with `weights_only=True`:
 
 The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
 tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
-`scales` values of ln s (float32) and the stream of indices (`runtime/layout.py`). With a further
-"levels": n it holds the n <= 2^bits centroids c (float32) in the place of ln mu.
+`scales` values of ln s (float32) and the stream of indices (`runtime/layout.py`). With
+a further "levels": n it holds n <= 2^bits centroids c (float32) in the place of ln mu.
 `scales` divides dimension 0: scale i serves the i-th of that many equal parts of it. A
 weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in
 float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}

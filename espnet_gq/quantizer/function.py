@@ -8,7 +8,7 @@ from typing import Optional, Protocol, Tuple
 
 import torch
 
-from espnet_gq.native.library import HARD, SOFT
+from espnet_gq.native.library import HARD
 from espnet_gq.quantizer import assignment, fused, triton_kernel
 from espnet_gq.quantizer.mulaw import codebook
 
@@ -21,7 +21,9 @@ class Backend(Protocol):
 
     def usable(self, w: torch.Tensor, c: torch.Tensor) -> bool: ...
 
-    def forward(self, w, scale, inv_scale, c, mode: int, alpha: float) -> torch.Tensor: ...
+    def forward(
+        self, w, scale, inv_scale, c, mode: int, alpha: float
+    ) -> torch.Tensor: ...
 
     def backward(
         self, grad, w, scale, inv_scale, c, dc, mode: int, alpha: float

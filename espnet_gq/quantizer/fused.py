@@ -1,4 +1,4 @@
-"""Backend: the fused C++ pass over float32 weights on the CPU (`native/csrc/quantizer`).
+"""Backend: the fused C++ pass over float32 weights on a CPU (native/csrc/quantizer).
 
 It gives the results of `assignment`, whose docstrings explain them.
 """

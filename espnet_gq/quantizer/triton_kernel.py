@@ -1,7 +1,7 @@
 """Backend: the fused pass over float32 weights on a CUDA device, in Triton.
 
-Triton ships with PyTorch's CUDA builds; where it is absent or cannot compile, `usable` is
-False. The mathematics and names are those of `assignment`, which explains them.
+Triton ships with PyTorch's CUDA builds; where it is absent or cannot compile, `usable`
+is False. The mathematics and names are those of `assignment`, which explains them.
 """
 
 import functools

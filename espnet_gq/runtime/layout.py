@@ -1,13 +1,13 @@
 """The layout of packed indices, in files and in memory; the only owner of both.
 
-In a file, the b-bit indices of a tensor are a *stream*: number i occupies the bits i * b
-to (i + 1) * b - 1, least significant first, in little-endian bytes, and the last byte is
-filled up with zeros.
+In a file, the b-bit indices of a tensor are a *stream*: number i occupies the bits
+i * b to (i + 1) * b - 1, least significant first, in little-endian bytes, and the last
+byte is filled up with zeros.
 
-In memory they are *planes*, which the kernels read (`native/csrc/packed/layout.h` has the
-same layout in C++). A matrix is cut into stripes of 16 rows and these into blocks of 32
-columns. A block takes 64 b bytes: one plane for each of the parts of 8, 4, 2 and 1 bits
-that b is the sum of.
+In memory they are *planes*, which the kernels read (`native/csrc/packed/layout.h` has
+the same layout in C++). A matrix is cut into stripes of 16 rows and these into blocks of
+32 columns. A block takes 64 b bytes: one plane for each of the parts of 8, 4, 2 and 1
+bits that b is the sum of.
 """
 
 import math
@@ -30,9 +30,7 @@ def code_bits(levels: int) -> int:
     """
     bits = levels.bit_length() - 1
     if not 1 <= bits <= 8 or levels != 2**bits:
-        raise ValueError(
-            f"a codebook has {levels} centroids; allowed: 2, 4, ..., 256"
-        )
+        raise ValueError(f"a codebook has {levels} centroids; allowed: 2, 4, ..., 256")
     return bits
 
 

@@ -18,7 +18,7 @@ SOURCES = [CHECK, *sorted(ROOM.rglob("*.cpp"))]
 HEADERS = sorted(ROOM.rglob("*.h"))
 # As in setup.py.
 MATHS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-FLAGS = ["-std=c++17", "-pthread", f"-I{ROOM}", *MATHS]
+FLAGS = ["-std=c++17", "-pthread", f"-I{ROOM}", f"-I{HERE}", *MATHS]
 # Not for x86-64: GCC 12 warns of its own AVX-512 header.
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -109,7 +109,9 @@ def test_sanitizers(tmp_path):
 @needs_arm
 @pytest.mark.parametrize("flags", [[], [DOT_PRODUCTS]], ids=["plain", "dotprod"])
 def test_neon_compiles(tmp_path, flags):
-    compile_all(ARM, [ROOM / "kernels" / "neon.cpp"], tmp_path, ["-O2", *WARNINGS, *flags])
+    compile_all(
+        ARM, [ROOM / "kernels" / "neon.cpp"], tmp_path, ["-O2", *WARNINGS, *flags]
+    )
 
 
 @needs_arm

@@ -184,9 +184,7 @@ def test_memory_that_is_not_what_the_kernels_read_is_refused(name, spoil):
     if name not in ("grad", "dc"):
         forward = ("w", "scale", "inv_scale", "c")
         calls.append(
-            lambda g: fused.forward(
-                **{k: g[k] for k in forward}, mode=HARD, alpha=3.0
-            )
+            lambda g: fused.forward(**{k: g[k] for k in forward}, mode=HARD, alpha=3.0)
         )
     for call in calls:
         given = gradients()

@@ -19,7 +19,9 @@ def compare(device):
     from espnet_gq.quantizer.mulaw import codebook
 
     torch.manual_seed(0)
-    cases = [(b, r, m) for b in (1, 2, 5, 8) for r in (False, True) for m in (SOFT, HARD)]
+    cases = [
+        (b, r, m) for b in (1, 2, 5, 8) for r in (False, True) for m in (SOFT, HARD)
+    ]
     for bits, per_row, mode in cases:
         w, grad = torch.randn(2, 3, 1100, device=device)
         scale = torch.rand(3 if per_row else 1, 1, device=device) + 0.5

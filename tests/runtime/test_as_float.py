@@ -21,7 +21,7 @@ from packed_kinds import (
 )
 from torch import nn
 
-from espnet_gq.native import library
+from espnet_gq import native
 from espnet_gq.runtime import PackedWeight
 
 every_kind = pytest.mark.parametrize("name", KINDS)
@@ -46,7 +46,7 @@ MOVES = {
 def library(request, monkeypatch):
     """With the library and without it."""
     if not request.param:
-        monkeypatch.setattr(library, "loaded", lambda: None)
+        monkeypatch.setattr(native.library, "loaded", lambda: None)
 
 
 # --- types ----------------------------------------------------------------------------

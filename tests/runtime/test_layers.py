@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import espnet_gq
-from espnet_gq.packing import load_packed
 from espnet_gq.native import library
+from espnet_gq.packing import load_packed
 from espnet_gq.runtime import PackedWeight, set_mode, skeleton
 
 

@@ -22,10 +22,10 @@ from packed_kinds import (
 from torch import nn
 
 import espnet_gq
-from espnet_gq.native import address, library
+from espnet_gq import native
+from espnet_gq.native import address
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight, available
-from espnet_gq.runtime import reference
+from espnet_gq.runtime import PackedWeight, available, reference
 from espnet_gq.runtime.layout import to_stream
 
 compiled = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -37,7 +37,7 @@ every_mode = pytest.mark.parametrize("mode", ["exact", "int8"])
 def library(request, monkeypatch):
     """With the library and without it."""
     if not request.param:
-        monkeypatch.setattr(library, "loaded", lambda: None)
+        monkeypatch.setattr(native.library, "loaded", lambda: None)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from benchmarks.gpu.rows import (
     seconds_of,
 )
 from espnet_gq.native import available
+from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer import assignment, fused, triton_kernel
-from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize, scale_pair
+from espnet_gq.quantizer.function import fake_quantize, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
 
 ALPHA = 7.0
@@ -93,7 +94,9 @@ class _Case:
         w = self.w[rows].detach().double()
         args = w, scale.double(), inverse.double(), c.double()
         out = assignment.forward(*args, self.mode, ALPHA)
-        signed = assignment.backward(grad.double(), *args, dc.double(), self.mode, ALPHA)
+        signed = assignment.backward(
+            grad.double(), *args, dc.double(), self.mode, ALPHA
+        )
         # A sum of n terms of both signs: an error is judged by the terms' sizes.
         magnitude = (grad.double().abs() * args[1]).sum(1 if len(scale) > 1 else None)
         return (

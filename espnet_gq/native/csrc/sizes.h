@@ -6,6 +6,9 @@
 
 namespace gq {
 
+/* 2^48 keeps every product of sizes within 64 bits. */
+constexpr int64_t MOST = (int64_t)1 << 48;
+
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* n / d, rounded up. */

@@ -45,7 +45,7 @@ struct product {
     float *out;
     int mode;
     int64_t width;  /* cols, filled up to whole blocks */
-    int64_t stripes_a_task, tiles_a_task, row_tasks;
+    int64_t stripes_per_task, tiles_per_task, row_tasks;
     const tables *t;
     void *tiles;    /* (m filled up, width) float or int8 */
     float *unit;    /* (m filled up), int8 */
@@ -181,10 +181,10 @@ void multiply_tiles(const product &p, const stripe_t &s, int64_t tile, int64_t l
 
 void multiply(const void *what, int64_t index) {
     const product &p = *(const product *)what;
-    int64_t tile = index / p.row_tasks * p.tiles_a_task;
-    int64_t stripe = index % p.row_tasks * p.stripes_a_task;
-    int64_t last_stripe = least(stripe + p.stripes_a_task, stripes(p.w));
-    int64_t last_tile = least(tile + p.tiles_a_task, over(p.m, TILE));
+    int64_t tile = index / p.row_tasks * p.tiles_per_task;
+    int64_t stripe = index % p.row_tasks * p.stripes_per_task;
+    int64_t last_stripe = least(stripe + p.stripes_per_task, stripes(p.w));
+    int64_t last_tile = least(tile + p.tiles_per_task, over(p.m, TILE));
     for (; stripe < last_stripe; ++stripe) {
         stripe_t s = stripe_of(p.w, stripe);
         if (last_tile - tile > 1)
@@ -243,12 +243,12 @@ void linear(const gq_weight *w, const tables *t, const float *x, int64_t m, floa
     run_tasks(fill_tile, &p, tiles, many ? threads : 1);
     /* The tiles of a task stay in a cache of 256 KiB while its stripes pass by. */
     int64_t value = mode == GQ_INT8 ? 1 : 4;
-    p.tiles_a_task = least(1 + (1 << 18) / (TILE * (p.width + 1) * value), MOST_TILES);
+    p.tiles_per_task = least(1 + (1 << 18) / (TILE * (p.width + 1) * value), MOST_TILES);
     int64_t most = (double)m * p.width * w->rows < 1 << 17 ? 1 : threads;
     /* A thread has several tasks: one that is held up leaves its share to the rest. */
-    p.stripes_a_task = over(stripes(w), most == 1 ? 1 : 8 * most);
-    p.row_tasks = over(stripes(w), p.stripes_a_task);
-    run_tasks(multiply, &p, p.row_tasks * over(tiles, p.tiles_a_task), (int)most);
+    p.stripes_per_task = over(stripes(w), most == 1 ? 1 : 8 * most);
+    p.row_tasks = over(stripes(w), p.stripes_per_task);
+    run_tasks(multiply, &p, p.row_tasks * over(tiles, p.tiles_per_task), (int)most);
 }
 
 }  // namespace gq

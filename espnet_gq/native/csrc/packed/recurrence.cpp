@@ -9,29 +9,46 @@
 
 using namespace gq;
 
+namespace {
+
+/* Weights, sizes and mode; the arguments are those of gq_recurrence. */
+bool is_valid(int cell, const gq_weight *hh, const gq_weight *hr, int64_t units,
+              int64_t steps, int64_t ld, int mode) {
+    if ((cell != GQ_LSTM && cell != GQ_GRU) || !weight_ok(hh) || steps < 0) return false;
+    if (units < 1 || units >= MOST / 8) return false;
+    if (hh->rows != (cell == GQ_LSTM ? 4 : 3) * units || ld < hh->cols) return false;
+    if (hr ? cell != GQ_LSTM || !weight_ok(hr) || hr->cols != units ||
+                 hr->rows != hh->cols
+           : hh->cols != units)
+        return false;
+    if (mode == GQ_INT8) return units <= INT8_COLS && hh->cols <= INT8_COLS;
+    return mode == GQ_EXACT;
+}
+
+/* Return the sum of the sequences of all steps, -1 where they are out of range. */
+int64_t sum_of(const int64_t *active, int64_t steps, int64_t width) {
+    int64_t total = 0, most = MOST / (width + COLS);
+    for (int64_t t = 0; t < steps; ++t) {
+        if (active[t] < 1 || active[t] > most) return -1;
+        most = active[t];
+        total += most;
+    }
+    return total;
+}
+
+}  // namespace
+
 int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t units,
                   const float *input, const int64_t *active, int64_t steps, int reverse,
                   float *h, float *c, float *out, int64_t ld, int mode, int threads,
                   int isa) {
     const instruction_set *set = instructions(isa);
-    const int64_t gates = cell == GQ_LSTM ? 4 : 3;
-    if ((cell != GQ_LSTM && cell != GQ_GRU) || !weight_ok(hh) || !set || units < 1 ||
-        units >= MOST / 8 ||
-        hh->rows != gates * units || steps < 0 || (hr && cell != GQ_LSTM) ||
-        (hr && (!weight_ok(hr) || hr->cols != units || hr->rows != hh->cols)) ||
-        (!hr && hh->cols != units) || ld < hh->cols ||
-        (mode != GQ_EXACT && mode != GQ_INT8) ||
-        (mode == GQ_INT8 && (units > INT8_COLS || hh->cols > INT8_COLS)) ||
-        (steps > 0 && (!input || !active || !h || !out || (cell == GQ_LSTM && !c))))
-        return 1;
-    int64_t outputs = hh->cols, total = 0;
-    int64_t width = outputs > units ? outputs : units;
-    for (int64_t t = 0; t < steps; ++t) {
-        if (active[t] < 1 || active[t] > (t ? active[t - 1] : MOST / (width + COLS)))
-            return 1;
-        total += active[t];
-    }
+    if (!set || !is_valid(cell, hh, hr, units, steps, ld, mode)) return 1;
     if (steps == 0) return 0;
+    if (!input || !active || !h || !out || (cell == GQ_LSTM && !c)) return 1;
+    const int64_t outputs = hh->cols, width = outputs > units ? outputs : units;
+    const int64_t total = sum_of(active, steps, width);
+    if (total < 0) return 1;
     int64_t batch = active[0], raw = hr ? batch * units : 0;
     int64_t bytes = workspace(width, batch, mode);
     float *memory =

@@ -6,11 +6,9 @@
 
 #include "api.h"
 #include "packed/layout.h"
+#include "sizes.h"
 
 namespace gq {
-
-/* 2^48 keeps every product of sizes below within 64 bits. */
-constexpr int64_t MOST = (int64_t)1 << 48;
 
 /* int8 products of more columns would not fit into 32 bits. */
 constexpr int64_t INT8_COLS = 1 << 16;

@@ -33,8 +33,9 @@ void run(const gq::pass &p, gq::blocks_t blocks_of, int64_t blocks, int threads)
 }
 
 bool is_valid(const gq_codebook *q, int64_t rows, int64_t cols, int mode) {
-    return q && q->c && q->scale && q->inv_scale && rows >= 0 && cols >= 0 &&
-           q->bits >= 1 && q->bits <= 8 && (mode == GQ_SOFT || mode == GQ_HARD);
+    return q && q->c && q->scale && q->inv_scale && q->bits >= 1 && q->bits <= 8 &&
+           rows >= 0 && cols >= 0 && (cols == 0 || rows < gq::MOST / cols) &&
+           (mode == GQ_SOFT || mode == GQ_HARD);
 }
 
 /* What both directions share. */
