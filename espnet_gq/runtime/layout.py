@@ -5,9 +5,9 @@ i * b to (i + 1) * b - 1, least significant first, in little-endian bytes, and t
 byte is filled up with zeros.
 
 In memory they are *planes*, which the kernels read (`native/csrc/packed/layout.h` has
-the same layout in C++). A matrix is cut into stripes of 16 rows and these into blocks of
-32 columns. A block takes 64 b bytes: one plane for each of the parts of 8, 4, 2 and 1
-bits that b is the sum of.
+the same layout in C++). A matrix is cut into stripes of 16 rows and these into blocks
+of 32 columns. A block takes 64 b bytes: one plane for each of the parts of 8, 4, 2 and
+1 bits that b is the sum of.
 """
 
 import math
