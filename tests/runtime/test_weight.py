@@ -110,6 +110,24 @@ def test_what_is_not_finite_stays_in_its_row(isa, name, mode):
     assert torch.equal(out[good], clean[good])
 
 
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    cols=st.integers(1, 200),
+    m=st.integers(1, 20),
+    bits=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_int8_gives_the_same_bits_on_every_instruction_set(rows, cols, m, bits, seed):
+    weight, _ = make(rows, cols, bits, scales=rows, seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    x, bias = torch.randn(m, cols, generator=g), torch.randn(rows, generator=g)
+    first, *others = [product(weight, x, bias, "int8", 1, isa) for isa, _ in ISAS]
+    for other in others:
+        assert torch.equal(first, other)
+
+
 @pytest.mark.parametrize("mode", ["exact", "int8"])
 def test_without_the_library_results_are_the_same(monkeypatch, mode):
     weight, dense = make(50, 70, 6, 50)
