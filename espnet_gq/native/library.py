@@ -1,7 +1,7 @@
 """Loading the native library, and handing it memory.
 
-`csrc/api.h` documents the functions. They cannot check what they are told of memory:
-`address` is the only place where a tensor becomes a pointer, and it looks at the tensor
+`csrc/api.h` documents the functions. They cannot check the memory behind a pointer:
+`address` is the only place where a tensor becomes a pointer, and it checks the tensor
 at every call.
 """
 

@@ -1,4 +1,4 @@
-"""Verbs on a whole module: a skeleton without weights, packed layers, their mode."""
+"""Functions on a whole module: build it without weights, pack it, set its mode."""
 
 import contextlib
 from typing import Dict, Iterator, Mapping, Optional, Type
@@ -41,7 +41,7 @@ def skeleton() -> Iterator[None]:
     """Within the block, layers are built without memory for their parameters.
 
     Their parameters are on the device "meta" until they get their values, and modules
-    cannot be moved to another.
+    cannot be moved to another device.
     """
     originals = {cls: cls.__init__ for cls in _WITH_WEIGHTS}
 
@@ -74,7 +74,7 @@ def install(
 ) -> None:
     """Turn layers into packed ones, in place.
 
-    Whatever refers to a layer, under any name, then refers to the packed one.
+    The layer objects stay the same, so all references to a layer see the packed one.
 
     Args:
         module: Any module; the name of a lone layer is "".

@@ -1,4 +1,4 @@
-"""The time loop of packed recurrent layers: by the kernels or by operations."""
+"""The time loop of packed recurrent layers, in the native library or in PyTorch."""
 
 import ctypes
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
@@ -23,7 +23,7 @@ class Steps(NamedTuple):
         cell: "LSTM" or "GRU".
         hh: (gates * units, outputs).
         hr: Projection (outputs, units) of an LSTM, or None: outputs = units.
-        sizes: Of a PackedSequence, the sequences that last to each step, else None.
+        sizes: Batch size at each step of a PackedSequence, else None.
         reverse: Whether to go from the last step to the first.
     """
 
@@ -67,7 +67,7 @@ class Steps(NamedTuple):
         return out, h, rest[0] if rest else None
 
     def _native(self, gates: torch.Tensor) -> Optional[_Native]:
-        """Return the library and what it gets, None where the kernels cannot run."""
+        """Return the library and its weights, None where the kernels cannot run."""
         hh, hr = self.hh, self.hr
         if not isinstance(hh, PackedWeight) or gates.dtype is not torch.float32:
             return None
@@ -82,10 +82,10 @@ class Steps(NamedTuple):
         return None if kernels is None else (kernels, hh, hr)
 
     def active(self, gates: torch.Tensor) -> List[int]:
-        """Return the sequences that last to each step.
+        """Return the batch size at each step.
 
         Raises:
-            RuntimeError: If the sizes of a PackedSequence are not its own.
+            RuntimeError: If the batch sizes of a PackedSequence do not fit its data.
         """
         if self.sizes is None:
             steps, batch = gates.shape[:2]
@@ -124,7 +124,7 @@ class Steps(NamedTuple):
         units = rows // (4 if self.cell == "LSTM" else 3)
         total, batch = gates.numel() // rows, active[0]
         gates = gates.contiguous()
-        # Written to: the caller's states stay as they are.
+        # The library writes to the states: the caller keeps its own.
         h = h.clone(memory_format=torch.contiguous_format)
         if c is not None:
             c = c.clone(memory_format=torch.contiguous_format)
@@ -184,7 +184,7 @@ class Steps(NamedTuple):
 
 
 class _Gradient(torch.autograd.Function):
-    """The kernels' time loop, with a gradient: computed again by operations."""
+    """The library's time loop; its gradient recomputes the steps by operations."""
 
     @staticmethod
     def forward(ctx, gates, h, c, bias, steps):
@@ -236,7 +236,7 @@ def linear(x, weight, bias):
 
 
 def _product(weight: Optional[Matrix], x: torch.Tensor):
-    """Return a product that many steps can use: unpacked where no kernel takes it."""
+    """Return a product for many steps, unpacked first where no kernel runs."""
     if weight is None:
         return None
     if isinstance(weight, PackedWeight):

@@ -1,4 +1,4 @@
-"""What a packed weight consists of: planes of indices, a codebook and scales."""
+"""The buffers of a packed weight: planes of indices, a codebook and scales."""
 
 from typing import Dict, Self, Sequence, Tuple
 
@@ -23,11 +23,11 @@ class PackedStorage(nn.Module):
         codebook: Centroids c (2^bits,), float32.
         scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
             rows.
-        dtype: Type of the model: of the activations it takes and of its values. The
-            codebook and the scales are float32 whatever it is.
+        dtype: Type of the model: of activations and of the weight's values. The
+            codebook and the scales are always float32.
 
     Raises:
-        ValueError: If the sizes do not fit each other.
+        ValueError: If the sizes do not fit together.
     """
 
     planes: torch.Tensor
@@ -82,7 +82,7 @@ class PackedStorage(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the planes are."""
+        """Device of the planes."""
         return self._buffers["planes"].device
 
     @property
@@ -91,7 +91,7 @@ class PackedStorage(nn.Module):
         return self._dtype
 
     def _forget(self) -> None:
-        """Drop what was derived from the buffers."""
+        """Drop caches of the buffers."""
 
     def parts(self) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return planes, codebook and scale."""
@@ -104,8 +104,8 @@ class PackedStorage(nn.Module):
         probe = torch.empty(0, dtype=self._dtype, device=self.device)
         kept = dict(self._buffers)
         super()._apply(fn, recurse)
-        # The planes are bytes and the codebook is float32 whatever type the model is
-        # converted to: a detour over float16 would change the weight.
+        # Planes stay uint8 and the codebook float32 when the model is converted: a
+        # detour through float16 would change the weight.
         for name, old in kept.items():
             new = self._buffers[name]
             if new.dtype is not old.dtype:
@@ -117,7 +117,7 @@ class PackedStorage(nn.Module):
     def __getstate__(self):
         state = self.__dict__.copy()
         for name in ("_described", "_unpacked", "_handles", "_tables", "_dense"):
-            state.pop(name, None)  # the last three: of earlier releases
+            state.pop(name, None)  # the last three are of earlier releases
         return state
 
     def __setstate__(self, state):
@@ -135,7 +135,7 @@ class PackedStorage(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
     ):
-        # Weights of several shapes have planes of one size.
+        # The size of the planes does not determine the shape.
         shape = tuple(local_metadata.get("shape", self.shape))
         if shape != tuple(self.shape):
             errors.append(
@@ -149,7 +149,7 @@ class PackedStorage(nn.Module):
             state_dict, prefix, local_metadata, strict, missing, unexpected, errors
         )
         if local_metadata.get("assign_to_params_buffers", False):
-            # As a float layer, it takes the type it is given; its parts keep theirs.
+            # As in a float layer, the type is the loaded one. Buffers keep theirs.
             given = getattr(torch, str(local_metadata.get("dtype")), None)
             self._dtype = given if isinstance(given, torch.dtype) else self._dtype
             for name, dtype in types.items():

@@ -17,15 +17,15 @@ INT8_COLUMNS = 2**16
 """Most columns whose int8 products fit into 32 bits; wider weights compute exactly."""
 
 NARROW = (torch.float16, torch.bfloat16)
-"""Types whose products the kernels compute in float32."""
+"""Types whose products are computed in float32."""
 
 
 class PackedWeight(TensorLike, PackedStorage):
     """A weight tensor w = s * c[index], its b-bit indices packed in memory.
 
-    The products run on the compiled kernels for float32 (and narrower types) on a CPU,
-    else on PyTorch operations with the same results. It can stand where a layer has its
-    weight: see `TensorLike`. Arguments are those of `PackedStorage`.
+    For float32, float16 and bfloat16 on a CPU, products run in the native library, else
+    in PyTorch operations with the same results. A packed weight can stand in the place
+    of a layer's weight: see `TensorLike`. Arguments are those of `PackedStorage`.
     """
 
     mode = "exact"
@@ -44,10 +44,10 @@ class PackedWeight(TensorLike, PackedStorage):
         return reference.codes(self.codebook)
 
     def description(self, bias: Optional[torch.Tensor] = None) -> Weight:
-        """Return the kernels' description of this weight, for a call at once.
+        """Return the C structure of this weight, for an immediate call.
 
-        It holds addresses only, and is made anew when the buffers, or the bias, are
-        others or have other memory, another type or another size.
+        It holds only addresses. It is cached, and rebuilt when a buffer or the bias is
+        another tensor, or has other memory, another type or another size.
 
         Raises:
             TypeError: If one of them is of a wrong type or not on the CPU.
@@ -64,7 +64,7 @@ class PackedWeight(TensorLike, PackedStorage):
             and found[3] is bias
         ):
             where, sizes, weight = found[4:]
-            # The same tensors: is their memory the same, and what it holds?
+            # The same tensors may have got other memory, types or sizes.
             if (
                 planes.data_ptr() == where[0]
                 and codebook.data_ptr() == where[1]
@@ -104,7 +104,7 @@ class PackedWeight(TensorLike, PackedStorage):
                 f"the bias has shape {tuple(bias.shape)}; allowed: (rows,)"
             )
         weight = Weight(*where, self.rows, self.cols, scales, self.bits)
-        if bias is None or bias.is_leaf:  # others are new at every call
+        if bias is None or bias.is_leaf:  # a computed bias is new at every call
             sizes = size, 2**self.bits, scales
             found = (planes, codebook, scale, bias, where, sizes, weight)
             self.__dict__["_described"] = found
@@ -112,7 +112,7 @@ class PackedWeight(TensorLike, PackedStorage):
 
     @property
     def mode_number(self) -> int:
-        """The mode as the kernels know it."""
+        """The number of the mode in the C interface."""
         if self.cols > INT8_COLUMNS:
             return MODES["exact"]
         return MODES[self.mode]
@@ -135,8 +135,7 @@ class PackedWeight(TensorLike, PackedStorage):
     ) -> torch.Tensor:
         """Return x w^T + bias, as torch.nn.functional.linear does.
 
-        Where a gradient is asked for, the value is that of the mode and the gradient
-        that of the exact product.
+        The value is that of the mode; the gradient is that of the exact product.
 
         Args:
             x: Activations (..., cols) of the weight's type.
@@ -146,10 +145,10 @@ class PackedWeight(TensorLike, PackedStorage):
             (..., rows), the type of x.
 
         Raises:
-            RuntimeError: If x has another number of columns, another type or is on
-                another device.
+            RuntimeError: If x has another number of columns, another type or another
+                device.
         """
-        # Small layers are called often: what is not needed is not done.
+        # The usual case comes first: for small layers, checks take as long as products.
         if (
             torch.compiler.is_compiling()
             or type(x) not in context.PLAIN
@@ -165,7 +164,7 @@ class PackedWeight(TensorLike, PackedStorage):
         return self.compute(x, bias)
 
     def _check_columns(self, x: torch.Tensor) -> None:
-        """Refuse activations of another number of columns."""
+        """Raise where activations have another number of columns."""
         shape = x.shape
         if not shape or shape[-1] != self.cols:
             raise RuntimeError(
@@ -185,7 +184,7 @@ class PackedWeight(TensorLike, PackedStorage):
         return self.product(x, bias)
 
     def _check_device(self, x: torch.Tensor) -> None:
-        """Refuse activations on another device: PyTorch does not always do so."""
+        """Raise where activations are on another device; PyTorch does not always."""
         if x.device != self.device:
             raise RuntimeError(
                 f"activations are on {x.device} and a packed weight on {self.device}; "
@@ -195,7 +194,7 @@ class PackedWeight(TensorLike, PackedStorage):
     def product(
         self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
-        """Return x w^T + bias for activations of any floating type, at any time."""
+        """Return x w^T + bias for activations of any floating type, traced or not."""
         if context.is_recorded(x):
             return torch.ops.espnet_gq.packed_linear(
                 *(x, *self.parts(), bias),
@@ -235,7 +234,7 @@ class PackedWeight(TensorLike, PackedStorage):
         if not x.is_contiguous() or x.is_neg():
             x = x.contiguous().resolve_neg()
         m = x.numel() // cols if cols else math.prod(shape[:-1])
-        # As x is: of its type and device, whatever the defaults of the process are.
+        # new_empty: type and device of x, whatever the defaults of the process are.
         out = (
             x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
         )
@@ -280,7 +279,7 @@ class PackedWeight(TensorLike, PackedStorage):
 
         Args:
             row: int64 or int32.
-            max_norm: Rows of a larger norm are scaled to it. The weight stays as it is.
+            max_norm: Rows of a larger norm are scaled to it, in the result only.
             norm_type: p of the norm.
 
         Raises:
@@ -344,11 +343,11 @@ class PackedWeight(TensorLike, PackedStorage):
         return from_planes(self.planes, self.rows, self.cols, self.bits)
 
     def dense(self) -> torch.Tensor:
-        """Return the weight itself in its type and shape."""
+        """Return the unpacked weight in its type and shape."""
         return self.matrix().view(self.shape)
 
     def matrix(self) -> torch.Tensor:
-        """Return the weight itself in its type, (rows, cols)."""
+        """Return the unpacked weight in its type, (rows, cols)."""
         parts = self.parts()
         if context.is_recorded(parts[0]):
             values = torch.ops.espnet_gq.packed_values(*parts, self.rows, self.cols)
@@ -375,13 +374,13 @@ class PackedWeight(TensorLike, PackedStorage):
         return out.t().contiguous()
 
     def _values(self) -> torch.Tensor:
-        """Return `compute_values`, kept where unpacking is slow."""
+        """Return `compute_values`, cached where unpacking is slow."""
         device = self.device.type
         if device == "meta" or (device == "cpu" and library.loaded() is not None):
             with context.outside_transforms():
                 return self.compute_values()
         parts, found = self.parts(), self._unpacked
-        # Versions of tensors do not tell of writes through `.data`: values do.
+        # Versions of tensors do not count writes through `.data`: compare values.
         if found is not None and all(
             a.device == b.device and torch.equal(a, b) for a, b in zip(parts, found[0])
         ):
@@ -399,7 +398,7 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, weight):
         ctx.weight = weight
-        # Autograd then notices changes in place before the gradient is taken.
+        # Autograd then detects in-place changes before the backward pass.
         ctx.save_for_backward(*(t for t in weight.parts() if not t.is_inference()))
         return weight.compute(x, bias)
 

@@ -94,10 +94,10 @@ int gq_rows(const gq_weight *w, const int64_t *row, int64_t n, float *out);
  * cell: GQ_LSTM (gates i, f, g, o) or GQ_GRU (r, z, n), of `units` units. hh: (gates *
  * units, outputs); an LSTM has its bias included in `input`, a GRU in hh. hr:
  * projection (outputs, units), or NULL: outputs = units. active: (steps) sequences that
- * last that long, not increasing. input: (sum of active, gates * units). reverse: from
+ * last to each step, not increasing. input: (sum of active, gates * units). reverse: from
  * the last step to the first. h: (active[0], outputs) and c: (active[0], units; LSTM
- * only): initial states, final ones on return. out: (sum of active, ld): outputs values
- * a row. */
+ * only): initial states, final ones on return. out: (sum of active, ld), of which each
+ * row gets `outputs` values. */
 int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t units,
                   const float *input, const int64_t *active, int64_t steps, int reverse,
                   float *h, float *c, float *out, int64_t ld, int mode, int threads,

@@ -46,7 +46,7 @@ void run_tasks(void (*task)(const void *, int64_t), const void *what, int64_t ta
     int started = 0;
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     if (threads > 1 && tasks > 1) {
-        if (team) { /* always the whole team: another size would start it anew */
+        if (team) { /* always the whole team: another size would restart it */
             team(work, &w, (unsigned)threads, 0);
             return;
         }
