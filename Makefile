@@ -8,7 +8,8 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CHECKED := espnet_gq egs2 tests benchmarks experiments setup.py
-SOURCES := setup.py pyproject.toml $(wildcard espnet_gq/quantizer/*.[ch] espnet_gq/runtime/csrc/*)
+CSRC := espnet_gq/native/csrc
+SOURCES := setup.py pyproject.toml $(wildcard $(CSRC)/*.* $(CSRC)/*/*)
 
 # WHEELS=DIR installs from a folder of wheels without network (benchmarks/gpu/README.md).
 ifdef WHEELS

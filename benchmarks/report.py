@@ -10,9 +10,8 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
-from espnet_gq.quantizer import fused
+from espnet_gq.native import available, instruction_sets
 
-ISA_NAMES = ("generic", "AVX2", "AVX-512")
 PACKAGES = ("espnet", "torch", "espnet-gq", "torchao", "brevitas")
 
 
@@ -50,8 +49,8 @@ def machine(device: str) -> Dict[str, Any]:
     found: Dict[str, Any] = {
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
-        "fused_library": fused.available(),
-        "instruction_set": ISA_NAMES[fused.best_isa()] if fused.available() else None,
+        "fused_library": available(),
+        "instruction_set": next(iter(instruction_sets()), None),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in PACKAGES},

@@ -21,8 +21,8 @@ from benchmarks.packed.speech import DATA, Utterance, utterances
 from benchmarks.packed.variants import Aim, Variant, variants
 from benchmarks.report import machine, machine_lines, quiet
 from espnet_gq.files import write_json
-from espnet_gq.runtime import available, instruction_sets
-from espnet_gq.runtime.library import MODES
+from espnet_gq.native import available, instruction_sets
+from espnet_gq.native.library import MODES
 
 PARTS = ("kernels", "models", "latency", "memory")
 FILES = ("--json", "--plot", "--cache", "--data")

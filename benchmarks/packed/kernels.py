@@ -18,12 +18,11 @@ from benchmarks.packed.variants import (
 )
 from benchmarks.report import median_cell, progress, spread_cell
 from espnet_gq.analysis.tables import markdown
-from espnet_gq.native import address
+from espnet_gq.native import address, loaded
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.runtime import PackedWeight
 from espnet_gq.runtime.layers import PackedLinear
-from espnet_gq.runtime.library import library
-from espnet_gq.runtime.planes import planes_size
+from espnet_gq.runtime.layout import planes_size
 
 CYCLED_BYTES = 160_000_000
 """Minimum total size of the weights that take turns, at 1 byte per weight."""
@@ -163,7 +162,7 @@ class Timed:
 
 def reader(threads: int, size: int) -> Callable[[], float]:
     """Return a function that reads a buffer once and returns bytes per second."""
-    buffer, kernels = torch.ones(size, dtype=torch.uint8), library()
+    buffer, kernels = torch.ones(size, dtype=torch.uint8), loaded()
     if kernels is None:
         raise RuntimeError("the packed kernels were not built")
 

@@ -14,15 +14,13 @@ PARTS: Dict[str, Tuple[Tuple[Any, str], ...]] = {
     "forward kernel": (
         (fused, "forward"),
         (triton_kernel, "forward"),
-        (assignment, "soft_forward"),
-        (assignment, "hard_forward"),
+        (assignment, "forward"),
     ),
     "backward": ((function.FakeQuantize, "backward"),),
     "backward kernel": (
         (fused, "backward"),
         (triton_kernel, "backward"),
-        (assignment, "soft_backward"),
-        (assignment, "hard_backward"),
+        (assignment, "backward"),
     ),
     "codebook": ((function, "codebook"),),
     "scale": ((function, "scale_pair"),),

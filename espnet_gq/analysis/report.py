@@ -16,10 +16,10 @@ from espnet_gq.packing import (
     stored_quantizer,
     unpack_state_dict,
 )
-from espnet_gq.packing.bits import packed_size
 from espnet_gq.packing.stored import StateDict, is_quantizer_key
 from espnet_gq.quantizer.function import hard_indices
 from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU
+from espnet_gq.runtime.layout import file_size
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _quantized(checkpoint: Checkpoint, name: str) -> TensorReport:
     scale = quantizer.scale
     log_mu = quantizer.log_mu
     side_values = scale.numel() + (quantizer.codebook.numel() if log_mu is None else 1)
-    size = 4 * side_values + packed_size(w.numel(), quantizer.bits)
+    size = file_size(w.numel(), quantizer.bits, side_values)
     error = None
     if checkpoint.format != "packed":
         index = checkpoint.indices(name).view(len(scale), -1).int()
@@ -284,7 +284,7 @@ def _quantized(checkpoint: Checkpoint, name: str) -> TensorReport:
         shape=tuple(w.shape),
         parameters=w.numel(),
         bits=quantizer.bits,
-        bytes=size + -size % 4,
+        bytes=size,
         scale=(float(scale.min()), float(scale.max())),
         mu=mu,
         use=entropy(checkpoint.usage(name)),

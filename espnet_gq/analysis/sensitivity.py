@@ -46,8 +46,8 @@ from torch import nn
 from espnet_gq.files import write_json
 from espnet_gq.nn import GQConfig, Rule, prepare
 from espnet_gq.packing import pack
-from espnet_gq.packing.bits import packed_size
 from espnet_gq.quantizer import GeneralQuantizer
+from espnet_gq.runtime.layout import file_size
 
 FORMAT = "espnet_gq.sensitivity"
 VERSION = 1
@@ -317,8 +317,7 @@ def _replaced(model: nn.Module, name: str, value: torch.Tensor) -> Iterator[None
 
 def packed_bytes(numel: int, bits: int, scales: int) -> int:
     """Return the bytes of a quantized tensor in a packed file (docs/format.md)."""
-    size = 4 * (1 + scales) + packed_size(numel, bits)
-    return size + -size % 4
+    return file_size(numel, bits, 1 + scales)
 
 
 def unquantized_size(

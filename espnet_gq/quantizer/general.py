@@ -6,11 +6,12 @@ from typing import Optional
 import torch
 from torch import nn
 
+from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer.annealing import Annealing
 from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.codebook import Codebook
 from espnet_gq.quantizer.fit import fit, fit_scale, rows_and_peaks
-from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize
+from espnet_gq.quantizer.function import fake_quantize
 from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU, codebook
 
 SOFT_FROM_BITS = 4

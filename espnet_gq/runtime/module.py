@@ -1,4 +1,4 @@
-"""Verbs on a whole module: a skeleton without weights, packed layers, their mode."""
+"""Functions on a whole module: build it without weights, pack it, set its mode."""
 
 from typing import ContextManager, Dict, Mapping, Optional, Type
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from espnet_gq.native.library import MODES
 from espnet_gq.runtime.layers import (
     PackedConv1d,
     PackedConv2d,
@@ -13,7 +14,6 @@ from espnet_gq.runtime.layers import (
     PackedLayer,
     PackedLinear,
 )
-from espnet_gq.runtime.library import MODES
 from espnet_gq.runtime.recurrent import (
     PackedGRU,
     PackedGRUCell,
@@ -67,7 +67,7 @@ def install(
 ) -> None:
     """Turn layers into packed ones, in place.
 
-    Whatever refers to a layer, under any name, then refers to the packed one.
+    The layer objects stay the same, so all references to a layer see the packed one.
 
     Args:
         module: Any module; the name of a lone layer is "".

@@ -152,8 +152,8 @@ def test_training_reduces_the_loss_and_closes_the_gap():
     assert progress(net).effective_bits == 4
 
 
-def test_same_result_without_the_fused_library(monkeypatch):
-    from espnet_gq.quantizer import fused
+def test_same_result_without_the_native_library(monkeypatch):
+    from espnet_gq.native import library
 
     def run():
         torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_same_result_without_the_fused_library(monkeypatch):
         return out, [p.grad for p in net.parameters()]
 
     with_library = run()
-    monkeypatch.setattr(fused, "usable", lambda w: False)
+    monkeypatch.setattr(library, "loaded", lambda: None)
     without = run()
     torch.testing.assert_close(with_library[0], without[0], rtol=1e-4, atol=1e-5)
     for a, b in zip(with_library[1], without[1]):

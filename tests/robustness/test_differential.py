@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 import espnet_gq
+from espnet_gq.native.library import HARD
 from espnet_gq.nn.layers import QuantizedLayer, quantized_once
 from espnet_gq.nn.prepare import quantized_layers, quantized_weights
 from espnet_gq.packing import (
@@ -34,7 +35,6 @@ from espnet_gq.packing import (
 )
 from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
 from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
-from espnet_gq.quantizer.function import HARD
 from espnet_gq.runtime import PackedWeight, reference, set_mode, skeleton
 from tests.robustness.random_modules import (
     DTYPES,

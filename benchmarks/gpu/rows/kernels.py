@@ -13,8 +13,10 @@ from benchmarks.gpu.rows import (
     holds,
     seconds_of,
 )
+from espnet_gq.native import available
+from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer import assignment, fused, triton_kernel
-from espnet_gq.quantizer.function import HARD, SOFT, fake_quantize, scale_pair
+from espnet_gq.quantizer.function import fake_quantize, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
 
 ALPHA = 7.0
@@ -102,14 +104,10 @@ class _Case:
         c, dc = codebook(self.log_mu.detach(), self.bits, torch.float32)
         w = self.w[rows].detach().double()
         args = w, scale.double(), inverse.double(), c.double()
-        soft = self.mode == SOFT
-        out = (
-            assignment.soft_forward(*args, ALPHA)
-            if soft
-            else assignment.hard_forward(*args)
+        out = assignment.forward(*args, self.mode, ALPHA)
+        signed = assignment.backward(
+            grad.double(), *args, dc.double(), self.mode, ALPHA
         )
-        backward = assignment.soft_backward if soft else assignment.hard_backward
-        signed = backward(grad.double(), *args, dc.double(), ALPHA)
         # The sum has terms of both signs: its error is relative to their magnitudes.
         magnitude = (grad.double().abs() * args[1]).sum(1 if len(scale) > 1 else None)
         return (
@@ -150,10 +148,10 @@ def _non_contiguous(w: torch.Tensor) -> torch.Tensor:
 
 def _in_use(device: str) -> Iterator[Result]:
     if device == "cuda":
-        one = torch.ones(4, 4, device="cuda")
-        yield holds("Triton's kernels are in use", triton_kernel.usable(one))
+        one, c = torch.ones(4, 4, device="cuda"), torch.ones(4, device="cuda")
+        yield holds("Triton's kernels are in use", triton_kernel.usable(one, c))
     else:
-        yield holds("the fused library is in use", fused.available())
+        yield holds("the native library is in use", available())
 
 
 def _bandwidth(settings: Settings, bits: int, columns: int) -> Iterator[Result]:

@@ -7,10 +7,10 @@ its annealing are GQ's (`quantizer/assignment.py`).
 import torch
 from torch import nn
 
+from espnet_gq.native.library import SOFT
 from espnet_gq.quantizer import assignment
 from espnet_gq.quantizer.baselines.lloyd import LloydMaxCodebook
 from espnet_gq.quantizer.baselines.lsq import scaled_gradient
-from espnet_gq.quantizer.function import SOFT
 from espnet_gq.quantizer.general import AnnealedQuantizer
 
 

@@ -35,11 +35,12 @@ from benchmarks.options import command, new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
-from espnet_gq.runtime import library as kernels
+from espnet_gq.native import library
 from tests.robustness.sanitizers.calls import child
 
-SOURCES = Path(kernels.__file__).parent / "csrc"
-FLAGS = ["-std=c++17", "-pthread", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+SOURCES = Path(library.__file__).parent / "csrc"
+FLAGS = ["-std=c++17", "-pthread", "-fPIC", f"-I{SOURCES}"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 LINES = ["-O1", "-g1", "-fno-var-tracking"]
 VERDICTS = ("right", "refused", "wrong", "unclear", "crash")
@@ -52,18 +53,20 @@ def build(folder: Path, names: Sequence[str]) -> Path:
     plain = {
         "vnni": "AVX-512 VNNI",
         "avx512": "AVX-512",
+        "pass_avx512": "AVX-512",
         "avx2": "AVX2",
+        "pass_avx2": "AVX2",
         "neon": "NEON",
     }
     objects = []
-    for source in sorted(SOURCES.glob("*.cpp")):
+    for source in sorted(SOURCES.rglob("*.cpp")):
         made = folder / f"{source.stem}.o"
         flags = [*FLAGS, *LINES]
         if source.stem not in plain or plain[source.stem] in names:
             flags += SANITIZE
         subprocess.run([*compiler, *flags, "-c", source, "-o", made], check=True)
         objects.append(made)
-    path = folder / f"kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    path = folder / f"native{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     flags = [*SANITIZE, "-pthread", "-shared"]
     subprocess.run([*compiler, *flags, *objects, "-o", path], check=True)
     return path
