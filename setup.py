@@ -1,35 +1,19 @@
-"""The native libraries of espnet-gq; all else is in pyproject.toml."""
+"""The native library of espnet-gq; all else is in pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import Extension, setup
 
-KERNELS = Path("espnet_gq/runtime/csrc")
-TEAM = "espnet_gq/quantizer/_team.h"
+ROOM = Path("espnet_gq/native/csrc")
 
-# Plain libraries (no Python or torch headers): where they cannot be built, plain
-# PyTorch gives the same results.
 setup(
     ext_modules=[
+        # A plain library (no Python or torch headers): where it cannot be built, plain
+        # PyTorch gives the same results.
         Extension(
-            "espnet_gq.quantizer._fused",
-            sources=["espnet_gq/quantizer/_fused.c"],
-            extra_compile_args=[
-                "-O3",
-                "-std=c11",
-                "-fno-math-errno",
-                "-fno-trapping-math",
-                "-fno-signed-zeros",
-                "-fassociative-math",
-                "-pthread",
-            ],
-            extra_link_args=["-lm", "-pthread"],
-            depends=["espnet_gq/quantizer/_fused_kernel.h", TEAM],
-            optional=True,
-        ),
-        Extension(
-            "espnet_gq.runtime._kernels",
-            sources=[str(path) for path in sorted(KERNELS.glob("*.cpp"))],
+            "espnet_gq.native._native",
+            sources=[str(path) for path in sorted(ROOM.rglob("*.cpp"))],
+            include_dirs=[str(ROOM)],
             extra_compile_args=[
                 "-O3",
                 "-std=c++17",
@@ -39,7 +23,7 @@ setup(
                 "-pthread",
             ],
             extra_link_args=["-pthread"],
-            depends=[*map(str, sorted(KERNELS.glob("*.h"))), TEAM],
+            depends=[str(path) for path in sorted(ROOM.rglob("*.h"))],
             language="c++",
             optional=True,
         ),

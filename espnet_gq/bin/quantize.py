@@ -12,10 +12,15 @@ import sys
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-import yaml
-
-from espnet_gq.bin.allocate import _number, _size
-from espnet_gq.bin.sensitivity import _count
+from espnet_gq.bin._common import (
+    Parser,
+    execute,
+    fail,
+    number,
+    read_config,
+    size,
+    utterances,
+)
 from espnet_gq.calibration.codebooks import (
     fit_codebook,
     nearest,
@@ -47,15 +52,12 @@ from espnet_gq.nn import GQConfig
 from espnet_gq.nn.finite import check_finite
 
 BITS = 5
+INTERRUPTED = 130
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m espnet_gq.bin.quantize",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("quantize", __doc__)
     parser.add_argument(
         "model",
         nargs="+",
@@ -76,13 +78,13 @@ def get_parser() -> argparse.ArgumentParser:
     )
     budget.add_argument(
         "--size",
-        type=_size,
+        type=size,
         help="size of the packed checkpoint, such as 80MB; chooses a width per tensor",
     )
     budget.add_argument(
         "--effective-bits",
         "--effective_bits",
-        type=_number,
+        type=number,
         help="mean bits of a quantized weight, such as 4.2; chooses a width per tensor",
     )
     budget.add_argument(
@@ -103,7 +105,7 @@ def get_parser() -> argparse.ArgumentParser:
     calibration.add_argument(
         "--num-utterances",
         "--num_utterances",
-        type=_count,
+        type=utterances,
         default=200,
         help="take that many utterances, spread evenly over the data",
     )
@@ -142,14 +144,9 @@ def _log(line: str) -> None:
 
 
 def _read_conf(path: Path) -> GQConfig:
+    conf = read_config(path)
     try:
-        conf = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(e).split())})") from None
-    if isinstance(conf, dict) and set(conf) == {"gq_conf"}:
-        conf = conf["gq_conf"]
-    try:
-        return GQConfig.from_dict(conf)
+        return GQConfig.from_dict(conf["gq_conf"] if "gq_conf" in conf else conf)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
 
@@ -186,13 +183,13 @@ def data_free(found: FloatModel, plan: Plan) -> Iterator[Tuple[str, Quantized]]:
     """Yield each tensor with the nearest centroids of a codebook fitted to it."""
     gates = {target.name: target.gates for target in found.targets}
     names = by_parameter(found, list(plan.options))
-    for number, name in enumerate(names, 1):
+    for position, name in enumerate(names, 1):
         w = found.model.get_parameter(name).detach()
         check_finite([(name, w)])
         stored = fit_codebook(w, plan.options[name], gates[name])
         indices = nearest(w, stored)
         error = relative_error(w, weights(indices, stored))
-        _log(f"[{number}/{len(names)}] {name}: {stored.bits} bits, error {error:.4f}")
+        _log(f"[{position}/{len(names)}] {name}: {stored.bits} bits, error {error:.4f}")
         yield name, Quantized(stored, indices, error)
 
 
@@ -310,20 +307,18 @@ def _notes(args: argparse.Namespace) -> str:
     if args.size is not None or args.effective_bits is not None:
         lines.append(
             "The widths were chosen by weight error, not by what the model computes: "
-            "python3 -m espnet_gq.bin.sensitivity measures that, on data."
+            "espnet-gq sensitivity measures that, on data."
         )
     return " ".join(lines)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
+    parser = get_parser()
     try:
-        run(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"quantize: {e}")
+        execute(parser, run, cmd)
     except KeyboardInterrupt:
-        sys.exit("quantize: interrupted; the same command goes on where it was")
+        fail(parser.prog, "interrupted; the same command continues", INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bit packing and the packed checkpoint's format."""
+"""The packed checkpoint's format."""
 
 from torch import nn
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def pack(module: nn.Module) -> dict:
-    """Return the packed state dict of a prepared module, which stays as it is.
+    """Return the packed state dict of a prepared module, which does not change.
 
     Quantizers that were never trained are fitted (post-training quantization).
 

@@ -4,16 +4,16 @@ A packed checkpoint is a dict of plain tensors and primitives, so `torch.load` r
 with `weights_only=True`:
 
     format   "espnet_gq.packed"
-    version  1, 2 where a tensor has a codebook of its own, or 3 where an entry has no
-             content of its own
+    version  1; 2 where a tensor stores its codebook; 3 where an entry has no content
+             in `data`
     header   uint8 tensor: zlib-compressed JSON (UTF-8), see below
     data     uint8 tensor: the contents of all tensors, in the order of the header
     sha256   hexadecimal SHA-256 of header followed by data
 
 The header is {"plugin": version, "tensors": [entry, ...]}. An entry of a quantized
 tensor is {"name", "shape", "bits", "scales"} and holds in `data` its ln mu (float32),
-`scales` values of ln s (float32) and the stream of indices (`bits.py`). With a further
-"levels": n it holds the n <= 2^bits centroids c (float32) in the place of ln mu.
+`scales` values of ln s (float32) and the stream of indices (`runtime/layout.py`). With
+a further "levels": n it holds n <= 2^bits centroids c (float32) in the place of ln mu.
 `scales` divides dimension 0: scale i serves the i-th of that many equal parts of it. A
 weight is s * c[index], with the codebook c of `espnet_gq.quantizer.mulaw` (computed in
 float64, rounded to float32). An entry of any other tensor is {"name", "shape", "dtype"}
@@ -49,9 +49,8 @@ import numpy as np
 import torch
 
 from espnet_gq._version import __version__
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 from espnet_gq.nn.finite import check_finite, is_weight, named, not_finite
-from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.packing.stored import (
     StateDict,
     StoredQuantizer,
@@ -60,14 +59,15 @@ from espnet_gq.packing.stored import (
     stored_quantizer,
 )
 from espnet_gq.quantizer.function import hard_indices, hard_quantize
-from espnet_gq.wording import shown
+from espnet_gq.runtime.layout import from_stream, padding, stream_size, to_stream
+from espnet_gq.wording import quoted
 
 FORMAT = "espnet_gq.packed"
 VERSIONS = (1, 2, 3)
 MAX_INFLATION = 100
-"""Most bytes of header text a byte of its compressed form may stand for."""
+"""Largest ratio of the header's size to its compressed size."""
 EXTRA_STATE = "_extra_state"
-"""Ending of the keys under which a state dict has what `get_extra_state` returned."""
+"""Ending of the keys of what `get_extra_state` returned."""
 DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -78,22 +78,22 @@ DTYPES = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or is not this model's: says why."""
+    """A checkpoint cannot be read, or does not fit the model."""
 
 
 class PackedFormatError(CheckpointError):
-    """A packed checkpoint that cannot be read: says what is wrong with it."""
+    """A packed checkpoint is damaged, hostile or of an unknown version."""
 
 
 def _check_state(
     state: Mapping[str, Any], names: Set[str], buffers: Optional[Collection[str]]
 ) -> None:
-    """Refuse weights and quantizers that are not finite.
+    """Check that weights and quantizers are finite.
 
     Args:
         state: A QAT state dict.
         names: Its quantized tensors.
-        buffers: Its tensors that are no parameters. None: they are not known.
+        buffers: Names of its tensors that are not parameters, None where unknown.
 
     Raises:
         NotFiniteError: If one is not; names it.
@@ -118,7 +118,7 @@ def _check_state(
 
 
 def harden_state_dict(state: Mapping[str, Any]) -> StateDict:
-    """Return the float state dict of a QAT one: snapped weights, float names.
+    """Return the float state dict of a QAT one, with hardened weights.
 
     Raises:
         NotFiniteError: If a weight or quantizer holds NaN or infinite values; names it.
@@ -140,9 +140,10 @@ def pack_state_dict(
 
     Args:
         state: The state dict.
-        buffers: Names of its tensors that are no parameters: what is not finite there,
-            as in a mask, is kept, with a warning. None: they are not known, and NaN is
-            refused. Statistics of normalization always have to be finite.
+        buffers: Names of its tensors that are not parameters. Infinite or NaN values
+            there, as in a mask, are kept, with a warning. Where None, the names are
+            unknown, and NaN is an error. Statistics of normalization always have to be
+            finite.
 
     Raises:
         NotFiniteError: If a weight or quantizer holds NaN or infinite values; names it.
@@ -180,7 +181,7 @@ def pack_state_dict(
             content = (
                 book.cpu().numpy().astype("<f4").tobytes()
                 + log_scale.numpy().astype("<f4").tobytes()
-                + pack_bits(index.numpy(), stored.bits).tobytes()
+                + to_stream(index.numpy(), stored.bits).tobytes()
             )
         else:
             dtype = str(tensor.dtype).replace("torch.", "")
@@ -199,7 +200,7 @@ def pack_state_dict(
                 version = 3
                 continue
         entries.append({"name": key, **entry})
-        chunks.append(content + bytes(-len(content) % 4))
+        chunks.append(content + bytes(padding(len(content))))
     header = json.dumps(
         {"plugin": __version__, "tensors": entries}, separators=(",", ":")
     )
@@ -215,15 +216,15 @@ def pack_state_dict(
 
 
 def _extra(key: str, value: Any) -> Any:
-    """Return what a module keeps beside tensors, if JSON can hold it."""
+    """Return a module's extra state, if JSON can represent it."""
     try:
         if json.loads(json.dumps(value, allow_nan=False)) == value:
             return value
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"{key} holds {shown(value)}; allowed beside tensors: None, numbers, text, and "
-        "lists and dicts of these with text as keys"
+        f"{key} holds {quoted(value)}; allowed beside tensors: None, numbers, text, "
+        "and lists and dicts of these with text as keys"
     )
 
 
@@ -233,11 +234,11 @@ def is_packed(obj: Any) -> bool:
 
 
 def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
-    """Check a packed checkpoint's outside; return its entries and the raw header."""
+    """Check the keys of a packed checkpoint; return its entries and the raw header."""
     version = packed.get("version")
     if not isinstance(version, int) or version not in VERSIONS:
         raise PackedFormatError(
-            f"format version {shown(version)}; espnet_gq {__version__} reads "
+            f"format version {quoted(version)}; espnet_gq {__version__} reads "
             f"{', '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
@@ -261,40 +262,40 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
 
 def _count(value: Any, most: int = 2**40) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise PackedFormatError(f"{shown(value)} is not a count")
+        raise PackedFormatError(f"{quoted(value)} is not a count")
     return value
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A quantized tensor as it is in the file."""
+    """A quantized tensor as stored in the file."""
 
     shape: Tuple[int, ...]
     quantizer: StoredQuantizer
     stream: np.ndarray
-    """The indices, see `bits.py`."""
+    """The indices, see `runtime/layout.py`."""
 
     @property
     def codebook(self) -> torch.Tensor:
-        """Centroids c (2^bits,); the last one again where there are fewer."""
+        """Centroids c (2^bits,); fewer are filled up with the last one."""
         c = self.quantizer.codebook
         return torch.cat([c, c[-1:].expand(2**self.quantizer.bits - c.numel())])
 
 
 class _Data:
-    """The data of a packed checkpoint, taken in order and checked at the end.
+    """The data of a packed checkpoint, read in order; the checksum comes last.
 
     Args:
         packed: The packed dict.
         header: Its raw header.
-        file: Reads the data in its place, so that they never are in memory at once.
+        file: Reads the data piece by piece in the place of packed["data"].
     """
 
     def __init__(self, packed, header: bytes, file: Optional[IO[bytes]]):
         self.size = packed["data"].numel()
         self.sha256 = packed.get("sha256")
         self.array = np.empty(0, np.uint8)
-        """The data in memory, empty where a file has them."""
+        """The data, empty where they are read from a file."""
         if file is None:
             self.array = packed["data"].cpu().numpy()
         self.file = file
@@ -329,7 +330,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class Extra:
-    """What a module keeps beside tensors (`get_extra_state`)."""
+    """A module's extra state (`get_extra_state`)."""
 
     value: Any
 
@@ -342,12 +343,12 @@ def tensors(
 ) -> Iterator[Tuple[str, Stored]]:
     """Yield (name, tensor) of a packed checkpoint, in its order.
 
-    A quantized tensor that has several names is the same object under each. The
-    checksum is compared after the last one: use nothing before that.
+    A quantized tensor with several names is one object. The checksum is compared after
+    the last tensor: do not use any of them before.
 
     Args:
         packed: The packed dict.
-        file: Where its data can be read from, None: from the dict.
+        file: A reader of its data; None reads them from the dict.
 
     Raises:
         PackedFormatError: If the checkpoint is damaged, hostile or of another version.
@@ -374,7 +375,7 @@ def tensors(
                 known[name] = value
         except PackedFormatError as e:
             label = entry.get("name") if isinstance(entry, dict) else None
-            raise PackedFormatError(f"tensor {shown(label)}: {e}") from None
+            raise PackedFormatError(f"tensor {quoted(label)}: {e}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
         yield name, value
@@ -383,7 +384,7 @@ def tensors(
 
 def _name(entry: Mapping[str, Any], key: str = "name") -> str:
     if not isinstance(entry[key], str):
-        raise PackedFormatError(f"{shown(entry[key])} is not a name")
+        raise PackedFormatError(f"{quoted(entry[key])} is not a name")
     return entry[key]
 
 
@@ -411,11 +412,11 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
             quantizer = StoredQuantizer(bits, log_scale, log_mu=book)
         else:
             quantizer = StoredQuantizer(bits, log_scale, centroids=book)
-        stream = data.take(packed_size(numel, bits))
+        stream = data.take(stream_size(numel, bits))
         value: Stored = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
-            raise PackedFormatError(f"unknown type {shown(entry['dtype'])}")
+            raise PackedFormatError(f"unknown type {quoted(entry['dtype'])}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
         plain = torch.empty(shape, dtype=dtype)  # torch views no array without values
@@ -424,12 +425,12 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
         if is_weight(name) and not_finite([(name, plain)]):
             raise PackedFormatError("it holds NaN or infinite values")
         value = plain
-    data.take(-(data.at - start) % 4)
+    data.take(padding(data.at - start))
     return name, value
 
 
 def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
-    """Return the QAT state dict of a packed checkpoint, weights on their centroids.
+    """Return the QAT state dict of a packed checkpoint, with hardened weights.
 
     Raises:
         PackedFormatError: If the checkpoint is damaged, hostile or of another version.
@@ -441,7 +442,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
             continue
         quantizer = value.quantizer
         numel, scales = math.prod(value.shape), quantizer.log_scale.numel()
-        index = torch.from_numpy(unpack_bits(value.stream, numel, quantizer.bits))
+        index = torch.from_numpy(from_stream(value.stream, numel, quantizer.bits))
         index = index.view(scales, numel // scales)
         weight = quantizer.scale * value.codebook[index.int()]
         state[name] = weight.view(value.shape)
@@ -452,7 +453,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 def save(obj: Any, path: Union[str, Path]) -> None:
     """Write with `torch.save` to a temporary file beside `path`, then rename it."""
     # torch.save writes a file's name into it, and that of the temporary one is random.
-    with written_aside(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         torch.save(obj, file)
 
 

@@ -1,4 +1,4 @@
-"""A packed file straight into packed layers: the float weights are never in memory."""
+"""Loading a packed file into packed layers, without float weights in memory."""
 
 import contextlib
 import zipfile
@@ -35,7 +35,7 @@ from espnet_gq.runtime import PackedWeight, install, set_mode
 
 @contextlib.contextmanager
 def _data_record(packed: Mapping[str, Any], path) -> Iterator[Optional[IO[bytes]]]:
-    """Give a reader of the data in torch.save's archive, None if it is not clear."""
+    """Yield a reader of the data in torch.save's archive, None if it is ambiguous."""
     size = packed["data"].numel()
     with contextlib.ExitStack() as stack:
         try:
@@ -101,12 +101,12 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
     own = {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)}
     for name, value in tensors(packed, file):
         if isinstance(value, QuantizedTensor):
-            # Takes the weight's place while the state dict finds its way into the
-            # model: layers may rename what an earlier release called otherwise.
+            # A placeholder of the weight while the model loads the state dict: layers
+            # may rename keys of earlier releases.
             place = torch.empty(value.shape, device="meta", dtype=torch.float32)
             place = nn.Parameter(place, requires_grad=False)
-            # What is one tensor in the model stays one. Others may have the same values
-            # for the moment.
+            # Parameters that the model shares share a packed weight; others only have
+            # equal values, and get their own.
             found, key = made.setdefault(value, {}), own.get(name, id(place))
             if key not in found:
                 found[key] = _weight(value)
@@ -154,7 +154,7 @@ def _convert(
     dtypes: Sequence[Tuple[nn.Module, str, torch.dtype]],
     weights: Mapping[int, PackedWeight],
 ) -> None:
-    """Give loaded tensors the types of the model, as loading a state dict does."""
+    """Convert loaded tensors to the types of the model, as load_state_dict does."""
     for module, name, dtype in dtypes:
         parameter = module._parameters.get(name)
         if parameter is None:
@@ -173,7 +173,7 @@ def _convert(
 def _check_bits(
     model: nn.Module, weights: Mapping[str, Mapping[str, PackedWeight]]
 ) -> None:
-    """Refuse weights of other widths than the model was prepared for."""
+    """Raise where a weight has another bit width than the model was prepared for."""
     for layer, module in quantized_layers(model):
         for name, _, quantizer in module.quantized():
             weight = weights.get(layer, {}).get(name)
@@ -196,7 +196,7 @@ def first_mismatch(error: RuntimeError) -> str:
 def _by_layer(
     model: nn.Module, weights: Mapping[int, PackedWeight]
 ) -> Dict[str, Dict[str, PackedWeight]]:
-    """Return layer name -> parameter name -> weight, by the places taken."""
+    """Return layer name -> parameter name -> weight."""
     found: Dict[str, Dict[str, PackedWeight]] = {}
     for layer, module in model.named_modules():
         for name, parameter in module._parameters.items():

@@ -1,19 +1,19 @@
-"""Quantizers as a state dict or a packed file holds them."""
+"""Quantizers as stored in a state dict or a packed file."""
 
 from dataclasses import dataclass
 from typing import Collection, Dict, List, Mapping, Optional, Set
 
 import torch
 
-from espnet_gq.quantizer.base import StateError, read_state
 from espnet_gq.quantizer.function import LOG_SCALES, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
-from espnet_gq.wording import shown
+from espnet_gq.quantizer.state import StateError, read_state
+from espnet_gq.wording import quoted
 
 StateDict = Dict[str, torch.Tensor]
 
 QUANTIZER_KEYS = ("log_scale", "log_mu", "codebook", "saved_state")
-"""What quantizers keep in a state dict, as NAME_quantizer.KEY."""
+"""Keys of a quantizer in a state dict, which are NAME_quantizer.KEY."""
 
 
 def quantized_names(state: Mapping[str, torch.Tensor]) -> List[str]:
@@ -30,14 +30,14 @@ def is_quantizer_key(key: str, names: Set[str]) -> bool:
 
 @dataclass(frozen=True)
 class StoredQuantizer:
-    """A quantizer as a state dict or a packed file holds it: a weight is s * c[index].
+    """A quantizer as stored in a state dict or a packed file; a weight is s * c[index].
 
     Attributes:
         bits: Bit width.
         log_scale: ln s (n,), float32: scale i serves the i-th of n equal parts of
             dimension 0.
-        log_mu: ln mu (1,) of GQ's centroids, None where they are kept themselves.
-        centroids: c (levels,), float32, ascending, None where ln mu stands for them.
+        log_mu: ln mu (1,) of GQ's centroids, None where the centroids are stored.
+        centroids: c (levels,), float32, ascending, None where ln mu is stored.
     """
 
     bits: int
@@ -60,7 +60,7 @@ class StoredQuantizer:
         return self.centroids
 
     def state(self, name: str) -> StateDict:
-        """Return it as a state dict holds it."""
+        """Return its entries of a state dict."""
         values = {
             "log_scale": self.log_scale,
             "log_mu": self.log_mu,
@@ -71,7 +71,7 @@ class StoredQuantizer:
 
 
 def _is_vector(values: torch.Tensor, sizes: Collection[int]) -> bool:
-    """Return whether a tensor is a vector of finite real numbers, of such a size."""
+    """Return whether a tensor is a vector of finite real numbers of an allowed size."""
     return (
         values.is_floating_point()
         and values.dim() == 1
@@ -118,8 +118,8 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
         if values is not None and not _is_vector(values, allowed):
             raise StateError(
                 f"the quantizer of {name}: {key} has shape "
-                f"{shown(tuple(values.shape))} and type {values.dtype}; allowed: a "
-                "vector of finite numbers, a scale for each of equal parts of "
+                f"{quoted(tuple(values.shape))} and type {values.dtype}; allowed: a "
+                "vector of finite numbers, one scale per equal part of "
                 "dimension 0, one ln mu, or at most 2^bits centroids"
             )
     if own is not None:

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import torch
 
 from espnet_gq._version import __version__
-from espnet_gq.packing.bits import pack_bits, unpack_bits
 from espnet_gq.packing.checkpoint import (
     DTYPES,
     FORMAT,
@@ -18,6 +17,7 @@ from espnet_gq.packing.checkpoint import (
 )
 from espnet_gq.packing.stored import StateDict, StoredQuantizer
 from espnet_gq.quantizer.function import scale_pair
+from espnet_gq.runtime.layout import from_stream, padding, to_stream
 
 
 class PackedWriter:
@@ -61,7 +61,7 @@ class PackedWriter:
             self._version = max(self._version, 2)
         for values in (book, quantizer.log_scale):
             self._data += values.cpu().numpy().astype("<f4").tobytes()
-        self._data += pack_bits(indices.cpu().numpy(), quantizer.bits).data
+        self._data += to_stream(indices.cpu().numpy(), quantizer.bits).data
         self._close(entry)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
@@ -84,7 +84,7 @@ class PackedWriter:
 
     def _close(self, entry: Dict[str, Any]) -> None:
         self._entries.append(entry)
-        self._data += bytes(-len(self._data) % 4)
+        self._data += bytes(padding(len(self._data)))
 
     def finish(self) -> Dict[str, Any]:
         """Return the packed dict; nothing can be added afterwards."""
@@ -111,7 +111,7 @@ def dequantized(tensor: QuantizedTensor) -> torch.Tensor:
     quantizer = tensor.quantizer
     scales = quantizer.log_scale.numel()
     numel = torch.Size(tensor.shape).numel()
-    index = torch.from_numpy(unpack_bits(tensor.stream, numel, quantizer.bits))
+    index = torch.from_numpy(from_stream(tensor.stream, numel, quantizer.bits))
     scale = scale_pair(quantizer.log_scale, torch.float32)[0]
     weight = tensor.codebook[index.view(scales, -1).int()]
     return weight.mul_(scale).view(tensor.shape)

@@ -1,4 +1,4 @@
-"""The mathematics of the General Quantizer. Depends on torch alone."""
+"""The mathematics of the General Quantizer."""
 
 from espnet_gq.quantizer.annealing import Annealing
 from espnet_gq.quantizer.base import Quantizer

@@ -1,4 +1,4 @@
-"""Soft and hard assignment of weights to centroids, in plain PyTorch.
+"""Backend: soft and hard assignment of weights to centroids, in plain PyTorch.
 
 Every weight is placed on the codebook by its *index coordinate*: for x = w / s in the
 interval [c_k, c_{k+1}), t = (x - c_k) / (c_{k+1} - c_k) and v = k + t, so that v counts
@@ -20,13 +20,16 @@ and, all centroids lying in [-s, s], |soft - soft_exact| <= 2 s epsilon(alpha): 
 at alpha = 3. The slope d soft/dv = 2 alpha Cov_p(j, c_j) s is within
 `truncation_bound` of the exact one. Memory and time are O(numel) at every bit width.
 
-These functions are the reference for the fused kernels: same inputs, same results.
+It takes all weights, and is the reference for the other backends: `forward` and
+`backward` have the same arguments and results in each.
 """
 
 import math
 from typing import Tuple
 
 import torch
+
+from espnet_gq.native.library import HARD, SOFT
 
 WINDOW = 4
 OVERSHOOT = 4.0
@@ -198,3 +201,53 @@ def hard_backward(
         _reduce(grad * scale * c[index], scale),
         (grad * scale * dc[index]).sum(dtype=torch.float64).to(grad.dtype),
     )
+
+
+def usable(w: torch.Tensor, c: torch.Tensor) -> bool:
+    """Return whether this backend takes weights w and centroids c: it takes all."""
+    return True
+
+
+def forward(
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    inv_scale: torch.Tensor,
+    c: torch.Tensor,
+    mode: int,
+    alpha: float = 1.0,
+) -> torch.Tensor:
+    """Return soft or hard weights.
+
+    Args:
+        w: Weights (rows, cols).
+        scale: s, (rows, 1) or (1, 1), contiguous; inv_scale: 1 / s, same shape.
+        c: Normalised centroids (levels,), ascending, contiguous.
+        mode: SOFT or HARD.
+        alpha: Inverse temperature of SOFT.
+    """
+    if mode == HARD:
+        return hard_forward(w, scale, inv_scale, c)
+    return soft_forward(w, scale, inv_scale, c, alpha)
+
+
+def backward(
+    grad: torch.Tensor,
+    w: torch.Tensor,
+    scale: torch.Tensor,
+    inv_scale: torch.Tensor,
+    c: torch.Tensor,
+    dc: torch.Tensor,
+    mode: int,
+    alpha: float,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients for w, ln s (as many as scales) and ln mu ().
+
+    Args:
+        grad: Gradient for the result of `forward`, (rows, cols).
+        w, scale, inv_scale, c: As in `forward`.
+        dc: d c / d ln mu, (levels,).
+        mode: SOFT: the gradient of the soft weights. HARD: `hard_slope`.
+        alpha: Inverse temperature.
+    """
+    function = soft_backward if mode == SOFT else hard_backward
+    return function(grad, w, scale, inv_scale, c, dc, alpha)

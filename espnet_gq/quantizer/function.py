@@ -4,20 +4,43 @@ Only the weights themselves (already held as a parameter), the scales and the co
 are kept for the backward pass; everything else is computed again there.
 """
 
-from typing import Optional, Tuple
+from typing import Optional, Protocol, Tuple
 
 import torch
 
+from espnet_gq.native.library import HARD
 from espnet_gq.quantizer import assignment, fused, triton_kernel
 from espnet_gq.quantizer.mulaw import codebook
 
-SOFT, HARD = fused.SOFT, fused.HARD
 LOG_SCALES = (-80.0, 88.0)
 """Least and most ln s: s and 1 / s are ordinary float32 numbers."""
 
 
+class Backend(Protocol):
+    """What computes the quantizer; `assignment` documents the functions."""
+
+    def usable(self, w: torch.Tensor, c: torch.Tensor) -> bool: ...
+
+    def forward(
+        self, w, scale, inv_scale, c, mode: int, alpha: float
+    ) -> torch.Tensor: ...
+
+    def backward(
+        self, grad, w, scale, inv_scale, c, dc, mode: int, alpha: float
+    ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
+
+
+BACKENDS: Tuple[Backend, ...] = (fused, triton_kernel, assignment)
+"""In the order of preference; the last one takes all weights."""
+
+
+def backend(w: torch.Tensor, c: torch.Tensor) -> Backend:
+    """Return what computes with weights w (rows, cols) and centroids c (levels,)."""
+    return next(backend for backend in BACKENDS if backend.usable(w, c))
+
+
 def _work(w: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """Return w with one row for each scale, in the type the mathematics runs in."""
+    """Return w with one row per scale, in the type the mathematics runs in."""
     rows = log_scale.numel()
     w = w.detach().reshape(rows, w.numel() // rows)
     return w if w.dtype == torch.float64 else w.float()
@@ -48,13 +71,7 @@ def hard_quantize(
     work = _work(w, log_scale)
     c = c.to(work.dtype)
     scale, inverse = scale_pair(log_scale, work.dtype)
-    whole = c.numel() & (c.numel() - 1) == 0  # kernels know 2^bits levels
-    if whole and fused.usable(work):
-        out = fused.forward(work, scale, inverse, c, HARD)
-    elif whole and triton_kernel.usable(work):
-        out = triton_kernel.forward(work, scale, inverse, c, HARD)
-    else:
-        out = assignment.hard_forward(work, scale, inverse, c)
+    out = backend(work, c).forward(work, scale, inverse, c, HARD, 1.0)
     return out.to(w.dtype).view(w.shape)
 
 
@@ -79,14 +96,7 @@ class FakeQuantize(torch.autograd.Function):
         work = _work(w, log_scale)
         c, dc = codebook(log_mu, bits, work.dtype)
         scale, inverse = scale_pair(log_scale, work.dtype)
-        if fused.usable(work):
-            out = fused.forward(work, scale, inverse, c, mode, alpha)
-        elif triton_kernel.usable(work):
-            out = triton_kernel.forward(work, scale, inverse, c, mode, alpha)
-        elif mode == SOFT:
-            out = assignment.soft_forward(work, scale, inverse, c, alpha)
-        else:
-            out = assignment.hard_forward(work, scale, inverse, c)
+        out = backend(work, c).forward(work, scale, inverse, c, mode, alpha)
         ctx.save_for_backward(w, scale, inverse, c, dc)
         backward = (mode, alpha) if slope_alpha is None else (HARD, slope_alpha)
         ctx.options = (*backward, factors)
@@ -100,16 +110,10 @@ class FakeQuantize(torch.autograd.Function):
         mode, alpha, factors = ctx.options
         work = _work(w, scale)
         grad = grad.reshape(work.shape).to(work.dtype)
-        args = (grad, work, scale, inverse, c, dc)
-        if fused.usable(work):
-            grads = fused.backward(*args, mode, alpha)
-        elif triton_kernel.usable(work):
-            grads = triton_kernel.backward(*args, mode, alpha)
-        elif mode == SOFT:
-            grads = assignment.soft_backward(*args, alpha)
-        else:
-            grads = assignment.hard_backward(*args, alpha)
-        grads = (grads[0], grads[1] * factors[0], grads[2] * factors[1])
+        to_w, to_scale, to_mu = backend(work, c).backward(
+            grad, work, scale, inverse, c, dc, mode, alpha
+        )
+        grads = (to_w, to_scale * factors[0], to_mu * factors[1])
         return (
             *(g.to(dtype).view(shape) for g, (shape, dtype) in zip(grads, ctx.shapes)),
             *(None,) * 5,

@@ -1,7 +1,7 @@
-"""The fused pass on a CUDA device, in Triton (shipped with PyTorch's CUDA builds).
+"""Backend: the fused pass over float32 weights on a CUDA device, in Triton.
 
-Same mathematics and names as `assignment`, which documents them. Where Triton is absent
-or cannot compile, `usable` is False and callers use the plain PyTorch functions.
+Triton ships with PyTorch's CUDA builds; where it is absent or cannot compile, `usable`
+is False. The mathematics and names are those of `assignment`, which explains them.
 """
 
 import functools
@@ -10,6 +10,8 @@ import math
 from typing import Tuple
 
 import torch
+
+from espnet_gq.native.library import HARD, SOFT
 
 try:
     import triton
@@ -20,13 +22,14 @@ except ImportError:  # CPU builds of PyTorch have none
 BLOCK = 1024
 
 
-def usable(w: torch.Tensor) -> bool:
-    """Return whether the kernels can take these weights."""
+def usable(w: torch.Tensor, c: torch.Tensor) -> bool:
+    """Return whether this backend takes weights w and centroids c."""
     return (
         triton is not None
         and w.is_cuda
         and w.dtype == torch.float32
         and w.numel() > 0
+        and c.numel() & (c.numel() - 1) == 0  # 2^bits
         and _compiles(w.device)
     )
 
@@ -37,8 +40,8 @@ def _compiles(device: torch.device) -> bool:
     one = torch.ones(1, 1, device=device)
     c = torch.tensor([-1.0, 1.0], device=device)
     try:
-        forward(one, one, one, c, 0, 3.0)
-        backward(one, one, one, one, c, c, 0, 3.0)
+        forward(one, one, one, c, SOFT, 3.0)
+        backward(one, one, one, one, c, c, SOFT, 3.0)
         torch.cuda.synchronize(device)
         return True
     except Exception as e:
@@ -179,12 +182,12 @@ if triton is not None:
 
 
 def _padded(c: torch.Tensor) -> torch.Tensor:
-    """Return c behind one zero and before two: kernels read one index beyond."""
+    """Return c with zeros around it: the kernels read one index beyond either end."""
     return torch.nn.functional.pad(c, (1, 2))
 
 
 def _grid(w: torch.Tensor, scale: torch.Tensor) -> Tuple[bool, int, int, int]:
-    """Return (per row, columns, blocks a row, programs)."""
+    """Return (one scale per row, columns, blocks per row, programs)."""
     per_row = scale.numel() > 1
     rows, cols = w.shape if per_row else (1, w.numel())
     blocks = triton.cdiv(cols, BLOCK)
@@ -192,7 +195,7 @@ def _grid(w: torch.Tensor, scale: torch.Tensor) -> Tuple[bool, int, int, int]:
 
 
 def forward(w, scale, inv_scale, c, mode: int, alpha: float = 1.0) -> torch.Tensor:
-    """Return soft or hard weights; arguments as `fused.forward`."""
+    """Return soft or hard weights; see `assignment.forward`."""
     w = w.contiguous()
     out = torch.empty_like(w)
     per_row, cols, blocks, programs = _grid(w, scale)
@@ -209,7 +212,7 @@ def forward(w, scale, inv_scale, c, mode: int, alpha: float = 1.0) -> torch.Tens
             math.exp(-2.0 * alpha),
             PER_ROW=per_row,
             BITS=c.numel().bit_length() - 1,
-            HARD=mode == 1,
+            HARD=mode == HARD,
             SIZE=BLOCK,
         )
     return out
@@ -218,7 +221,7 @@ def forward(w, scale, inv_scale, c, mode: int, alpha: float = 1.0) -> torch.Tens
 def backward(
     grad, w, scale, inv_scale, c, dc, mode: int, alpha: float
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients for w, ln s and ln mu; arguments as `fused.backward`."""
+    """Return the gradients for w, ln s and ln mu; see `assignment.backward`."""
     grad, w = grad.contiguous(), w.contiguous()
     out = torch.empty_like(w)
     per_row, cols, blocks, programs = _grid(w, scale)
@@ -240,7 +243,7 @@ def backward(
             math.exp(-2.0 * alpha),
             PER_ROW=per_row,
             BITS=c.numel().bit_length() - 1,
-            HARD=mode == 1,
+            HARD=mode == HARD,
             SIZE=BLOCK,
         )
     totals = sums.double()

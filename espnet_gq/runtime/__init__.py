@@ -1,7 +1,7 @@
-"""Layers that compute with packed weights, and the native kernels they call."""
+"""Layers for PyTorch whose weights stay packed, and the layout of packed bits."""
 
+from espnet_gq.native import available, instruction_sets
 from espnet_gq.runtime import ops  # noqa: F401  registers the operator
-from espnet_gq.runtime.library import available, instruction_sets
 from espnet_gq.runtime.module import install, packed_class, set_mode, skeleton
 from espnet_gq.runtime.weight import PackedWeight
 

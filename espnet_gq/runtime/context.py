@@ -1,7 +1,7 @@
-"""What surrounds a call of a packed layer: who records operations, and autocast.
+"""The state of PyTorch around a call of a packed layer: tracing, transforms, autocast.
 
-The kernels are called through ctypes, which PyTorch does not see. Where it has to see
-what is computed, an operator (`ops.py`) or PyTorch operations take their place.
+PyTorch does not see the kernels, which are called through ctypes. Where it has to
+record the computation, an operator (`ops.py`) or PyTorch operations take their place.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 PLAIN = (torch.Tensor, nn.Parameter)
-"""Types of tensors whose numbers may be read from memory."""
+"""Types of tensors that the kernels may read."""
 
 _tracing = torch._C._get_tracing_state
 _modes = torch._C._len_torch_dispatch_stack
@@ -22,7 +22,7 @@ _autocast = torch._C._is_any_autocast_enabled
 
 
 def is_usual() -> bool:
-    """Return whether nothing but eager code and autograd surrounds the call."""
+    """Return whether the call is eager, with nothing around it but autograd."""
     return (
         _tracing() is None
         and _modes() == 0
@@ -33,10 +33,10 @@ def is_usual() -> bool:
 
 
 def is_recorded(tensor: torch.Tensor) -> bool:
-    """Return whether operations on a tensor are recorded, or are its own.
+    """Return whether operations on a tensor are recorded or overridden.
 
-    So they are by torch.compile, torch.export, torch.jit.trace, make_fx and other
-    dispatch modes, and by subclasses of tensors.
+    torch.compile, torch.export, torch.jit.trace, make_fx and other dispatch modes
+    record them; subclasses of tensors override them.
     """
     return (
         torch.compiler.is_compiling()
@@ -52,7 +52,7 @@ def is_transformed() -> bool:
 
 
 def autocast_type(tensor: torch.Tensor) -> Optional[torch.dtype]:
-    """Return the type that autocast wants of products with a tensor, None without."""
+    """Return the type of products with a tensor under autocast, None without it."""
     if not _autocast():
         return None
     device = tensor.device.type

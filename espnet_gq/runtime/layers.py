@@ -16,7 +16,7 @@ from espnet_gq.runtime.weight import PackedWeight
 
 
 class PackedLayer(nn.Module):
-    """What the packed layers share; `float_class` is the layer extended."""
+    """Base class of packed layers; `float_class` is the layer that a class extends."""
 
     float_class: Type[nn.Module]
 
@@ -57,9 +57,9 @@ class PackedLinear(PackedLayer, nn.Linear):
     float_class = nn.Linear
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Not `self.weight`: an attribute of a module takes as long as a small product.
+        # `self.weight` would take as long as a small product.
         weight: Any = self._modules.get("weight")
-        if weight is None:  # a float one was put in its place
+        if weight is None:  # replaced by a float weight
             return super().forward(input)
         return weight.linear(input, self._parameters["bias"])
 
@@ -67,8 +67,8 @@ class PackedLinear(PackedLayer, nn.Linear):
 class PackedConv1d(PackedLayer, nn.Conv1d):
     """1-D convolution with a packed weight (out_channels, in_channels / groups, k).
 
-    A pointwise one is a linear layer over the channels. Others unpack their weight for
-    the call: it is small, and the convolution is bound by computation.
+    With kernel size 1 it is a linear layer over the channels. Otherwise the weight is
+    unpacked for each call: it is small, and the convolution is bound by computation.
     """
 
     float_class = nn.Conv1d
@@ -85,7 +85,7 @@ class PackedConv1d(PackedLayer, nn.Conv1d):
             and input.dtype is weight.dtype
         )
         if not pointwise or not (context.is_recorded(input) or input.numel()):
-            return _convolve(self, input)  # PyTorch's own refusals are among these
+            return _convolve(self, input)  # and PyTorch's errors
         out = weight.linear(input.transpose(-2, -1), self.bias)
         return out.transpose(-2, -1).contiguous()
 
@@ -93,7 +93,7 @@ class PackedConv1d(PackedLayer, nn.Conv1d):
 class PackedConv2d(PackedLayer, nn.Conv2d):
     """2-D convolution with a packed weight (out_channels, in_channels / groups, h, w).
 
-    The weight is unpacked for the call: the convolution is bound by computation.
+    The weight is unpacked for each call: the convolution is bound by computation.
     """
 
     float_class = nn.Conv2d
@@ -112,7 +112,7 @@ def _convolve(layer: Union[nn.Conv1d, nn.Conv2d], input: torch.Tensor) -> torch.
 class PackedEmbedding(PackedLayer, nn.Embedding):
     """Embedding with a packed weight (num_embeddings, embedding_dim); always exact.
 
-    With `max_norm`, the rows that are read are scaled; the weight stays as it is.
+    With `max_norm`, the rows that are read are scaled; the weight does not change.
     """
 
     float_class = nn.Embedding
@@ -146,7 +146,7 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ):
-    """Look rows up; the options that concern the weight's gradient have no effect."""
+    """Look up rows; options of the weight's gradient have no effect."""
     if not isinstance(weight, PackedWeight) or isinstance(input, PackedWeight):
         return NotImplemented
     if weight.dim() != 2 or not torch.is_tensor(input):

@@ -1,7 +1,7 @@
 """Packed weights as torch operators: for torch.compile, torch.export and tracing.
 
-Eager code calls the kernels without them: for small layers the dispatcher would take
-longer than the product. Weights are passed as planes, codebook and scale.
+Eager code calls the kernels directly: for small layers the dispatcher would take longer
+than the product. Weights are passed as planes, codebook and scale.
 """
 
 from typing import List, Optional, Tuple
@@ -20,7 +20,7 @@ def _weight(parts, rows: int, cols: int, int8: bool = False) -> PackedWeight:
 
 
 def _check_devices(*tensors: Optional[torch.Tensor]) -> None:
-    """Refuse operands of several devices: with one on "meta", nothing is computed."""
+    """Raise where operands are on several devices, "meta" among them."""
     devices = sorted({str(t.device) for t in tensors if t is not None})
     if len(devices) > 1:
         raise RuntimeError(f"operands are on {', '.join(devices)}; allowed: one device")

@@ -1,9 +1,9 @@
 """LSTM and GRU layers and cells whose matrices stay packed.
 
-The layers are PyTorch's own, checks and all: what its `lstm`, `gru`, `lstm_cell` and
-`gru_cell` compute with packed matrices is here (see `tensor_like`). The input matrix of
-a layer is applied to all steps at once; the steps then run inside the compiled kernels.
-Matrices that a configuration left float take PyTorch operations.
+The layers are PyTorch's own, with its checks; handlers of torch.lstm, torch.gru,
+torch.lstm_cell and torch.gru_cell compute with packed matrices (see `tensor_like`). The
+input matrix of a layer is applied to all steps at once; the steps then run inside the
+native library. Matrices that a configuration leaves float use PyTorch operations.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -20,13 +20,14 @@ from espnet_gq.runtime.weight import NARROW
 
 
 class _Types:
-    """The type that a layer computes in, and the one it returns.
+    """The type that a layer computes in, and the type that it returns.
 
-    Narrow types are computed in float32, as the kernels do. Under autocast, results are
-    of the states' type; those of a projection, and of a `fused` layer, of autocast's.
+    float16 and bfloat16 are computed in float32, as by the kernels. Under autocast,
+    results have the states' type, and autocast's type with a projection or in a `fused`
+    layer.
 
     Raises:
-        RuntimeError: If operands are of several types or devices, as PyTorch says it.
+        RuntimeError: If operands have several types or devices, in PyTorch's words.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class _Types:
                     )
 
     def within(self, *tensors: Optional[torch.Tensor]) -> List[Any]:
-        """Return operands in the type that is computed in; None stays None."""
+        """Return operands in the type of the computation; None stays None."""
         if self.as_given:
             return list(tensors)
         return [None if t is None else t.to(self.computed) for t in tensors]
@@ -67,7 +68,7 @@ class _Types:
     def without(
         self, hidden: Sequence[torch.Tensor], cell: Sequence[torch.Tensor] = ()
     ) -> Tuple[torch.Tensor, ...]:
-        """Return outputs and hidden states, then the cell's, as they are returned."""
+        """Return outputs, hidden states, then cell states, in the types to return."""
         if self.as_given:
             return (*hidden, *cell)
         hidden = [t.to(self.returned) for t in hidden]
@@ -136,7 +137,7 @@ def _layer(cell: str, x, second, third, *options):
 
 
 def _check_layer(x, sizes, hx, weights, batch_first: bool, has_biases: bool) -> None:
-    """Refuse what PyTorch's functions refuse.
+    """Check sizes as PyTorch's functions do.
 
     Raises:
         RuntimeError: If a size is wrong.
@@ -231,7 +232,7 @@ def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
 
 
 class PackedRNNBase(PackedLayer):
-    """What the packed LSTM and GRU share: there is no flat weight."""
+    """Base class of the packed LSTM and GRU, which have no flat weights."""
 
     __jit_unused_properties__ = ["all_weights", "_flat_weights"]
 
@@ -246,13 +247,13 @@ class PackedRNNBase(PackedLayer):
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:
-        """Do nothing: they are looked up."""
+        """Do nothing: the getter looks the weights up."""
 
     def flatten_parameters(self) -> None:
-        """Do nothing: there is no flat weight."""
+        """Do nothing: there are no flat weights."""
 
     def _update_flat_weights(self) -> None:
-        """Do nothing: there is no flat weight."""
+        """Do nothing: there are no flat weights."""
 
     def _init_flat_weights(self) -> None:
         self._flat_weight_refs = []

@@ -1,5 +1,5 @@
-"""The packed products in PyTorch operations: slow, for any device, and what the
-kernels are measured against."""
+"""The packed products in PyTorch operations: slow, on any device; the tests compare the
+kernels with them."""
 
 import math
 from typing import Optional, Tuple
@@ -45,9 +45,8 @@ def round_activations(x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         x: (m, cols).
 
     Returns:
-        Whole numbers in [-127, 127] (m, cols), and the unit of each row (m, 1): x is
-        about unit * numbers, within unit / 2. A row with a value that is not finite has
-        the unit NaN.
+        Integers in [-127, 127] (m, cols), and the unit of each row (m, 1): x is about
+        unit * integers, within unit / 2. The unit of a row that is not finite is NaN.
     """
     largest = x.abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
     finite = largest < torch.inf
@@ -67,7 +66,7 @@ def int8_linear(
 ) -> torch.Tensor:
     """Return the product with rounded activations and codes, (..., rows).
 
-    The sums are exact: whole numbers in float64.
+    The sums are exact: integers in float64.
     """
     code, unit = codes(codebook.flatten())
     q, x_unit = round_activations(

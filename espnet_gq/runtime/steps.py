@@ -1,4 +1,4 @@
-"""The time loop of packed recurrent layers: by the kernels or by operations."""
+"""The time loop of packed recurrent layers, in the native library or in PyTorch."""
 
 import ctypes
 from typing import Dict, List, NamedTuple, Optional, Tuple, Union
@@ -6,10 +6,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 
-from espnet_gq.native import address
+from espnet_gq.native import address, library
+from espnet_gq.native.library import CELLS, check
 from espnet_gq.runtime import context
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import CELLS, check
 from espnet_gq.runtime.weight import INT8_COLUMNS, PackedWeight
 
 Matrix = Union[PackedWeight, torch.Tensor]
@@ -24,7 +23,7 @@ class Steps(NamedTuple):
         cell: "LSTM" or "GRU".
         hh: (gates * units, outputs).
         hr: Projection (outputs, units) of an LSTM, or None: outputs = units.
-        sizes: Of a PackedSequence, the sequences that last to each step, else None.
+        sizes: Batch size at each step of a PackedSequence, else None.
         reverse: Whether to go from the last step to the first.
     """
 
@@ -68,7 +67,7 @@ class Steps(NamedTuple):
         return out, h, rest[0] if rest else None
 
     def _native(self, gates: torch.Tensor) -> Optional[_Native]:
-        """Return the library and what it gets, None where the kernels cannot run."""
+        """Return the library and its weights, None where the kernels cannot run."""
         hh, hr = self.hh, self.hr
         if not isinstance(hh, PackedWeight) or gates.dtype is not torch.float32:
             return None
@@ -79,14 +78,14 @@ class Steps(NamedTuple):
                 return None
             if hh.mode_number != hr.mode_number:
                 return None
-        library = kernels.library()
-        return None if library is None else (library, hh, hr)
+        kernels = library.loaded()
+        return None if kernels is None else (kernels, hh, hr)
 
     def active(self, gates: torch.Tensor) -> List[int]:
-        """Return the sequences that last to each step.
+        """Return the batch size at each step.
 
         Raises:
-            RuntimeError: If the sizes of a PackedSequence are not its own.
+            RuntimeError: If the batch sizes of a PackedSequence do not fit its data.
         """
         if self.sizes is None:
             steps, batch = gates.shape[:2]
@@ -120,18 +119,18 @@ class Steps(NamedTuple):
                 gates.new_empty(*gates.shape[:-1], h.shape[-1]),
                 *(h.clone(), None if c is None else c.clone()),
             )
-        (library, hh, hr), f32 = native, torch.float32
+        (kernels, hh, hr), f32 = native, torch.float32
         rows, outputs = hh.rows, hh.cols
         units = rows // (4 if self.cell == "LSTM" else 3)
         total, batch = gates.numel() // rows, active[0]
         gates = gates.contiguous()
-        # Written to: the caller's states stay as they are.
+        # The library writes to the states: the caller keeps its own.
         h = h.clone(memory_format=torch.contiguous_format)
         if c is not None:
             c = c.clone(memory_format=torch.contiguous_format)
         out = gates.new_empty(*gates.shape[:-1], outputs)
         check(
-            library.gq_recurrence(
+            kernels.gq_recurrence(
                 CELLS[self.cell],
                 hh.description(bias),
                 None if hr is None else hr.description(),
@@ -185,7 +184,7 @@ class Steps(NamedTuple):
 
 
 class _Gradient(torch.autograd.Function):
-    """The kernels' time loop, with a gradient: computed again by operations."""
+    """The library's time loop; its gradient recomputes the steps by operations."""
 
     @staticmethod
     def forward(ctx, gates, h, c, bias, steps):
@@ -237,7 +236,7 @@ def linear(x, weight, bias):
 
 
 def _product(weight: Optional[Matrix], x: torch.Tensor):
-    """Return a product that many steps can use: unpacked where no kernel takes it."""
+    """Return a product for many steps, unpacked first where no kernel runs."""
     if weight is None:
         return None
     if isinstance(weight, PackedWeight):

@@ -1,32 +1,33 @@
-"""What a packed weight consists of: planes of indices, a codebook and scales."""
+"""The buffers of a packed weight: planes of indices, a codebook and scales."""
 
-import math
 from typing import Dict, Self, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from espnet_gq.native import address
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime.library import check
-from espnet_gq.runtime.planes import planes_size, to_planes
+from espnet_gq.runtime.layout import (
+    code_bits,
+    matrix_shape,
+    planes_size,
+    stream_to_planes,
+)
 
 
 class PackedStorage(nn.Module):
     """The buffers of a weight w = s * c[index]; how they are moved, copied and saved.
 
     Args:
-        planes: uint8, the indices as `planes.to_planes` lays them out.
+        planes: uint8, the indices as `layout` describes them.
         shape: Shape of the weight; dimension 0 counts its rows.
         codebook: Centroids c (2^bits,), float32.
         scale: Scales s (n,), float32: scale i serves the i-th of n equal parts of the
             rows.
-        dtype: Type of the model: of the activations it takes and of its values. The
-            codebook and the scales are float32 whatever it is.
+        dtype: Type of the model: of activations and of the weight's values. The
+            codebook and the scales are always float32.
 
     Raises:
-        ValueError: If the sizes do not fit each other.
+        ValueError: If the sizes do not fit together.
     """
 
     planes: torch.Tensor
@@ -45,14 +46,9 @@ class PackedStorage(nn.Module):
     ):
         super().__init__()
         self.shape = torch.Size(shape)
-        self.rows = self.shape[0] if self.shape else 1
-        self.cols = math.prod(self.shape[1:])
-        self.bits = codebook.numel().bit_length() - 1
+        self.rows, self.cols = matrix_shape(self.shape)
+        self.bits = code_bits(codebook.numel())
         self._dtype = dtype
-        if not 1 <= self.bits <= 8 or codebook.numel() != 2**self.bits:
-            raise ValueError(
-                f"a codebook has {codebook.numel()} centroids; allowed: 2, 4, ..., 256"
-            )
         if planes.dtype != torch.uint8:
             raise ValueError(f"the planes are {planes.dtype}; allowed: torch.uint8")
         if planes.numel() != planes_size(self.rows, self.cols, self.bits):
@@ -76,27 +72,9 @@ class PackedStorage(nn.Module):
         scale: torch.Tensor,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Return the weight of a packed file's stream of indices (`packing.bits`)."""
-        rows, cols = shape[0] if shape else 1, math.prod(shape[1:])
-        bits = codebook.numel().bit_length() - 1
-        stream = np.ascontiguousarray(stream)
-        size = (rows * cols * bits + 7) // 8
-        if stream.size != size or stream.dtype != np.uint8:
-            raise ValueError(
-                f"a stream of {stream.size} {stream.dtype} for shape {tuple(shape)}; "
-                f"allowed: {size} uint8"
-            )
-        library = kernels.library()
-        if library is not None:
-            planes = torch.empty(
-                planes_size(rows, cols, bits), dtype=torch.uint8, device="cpu"
-            )
-            where = address(planes, torch.uint8, planes.numel(), "the planes")
-            check(library.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
-        else:
-            flags = np.unpackbits(stream, count=rows * cols * bits, bitorder="little")
-            index = np.packbits(flags.reshape(-1, bits), axis=1, bitorder="little")
-            planes = to_planes(torch.from_numpy(index[:, :1].reshape(rows, cols)), bits)
+        """Return the weight of a packed file's stream of indices (`layout`)."""
+        bits = code_bits(codebook.numel())
+        planes = stream_to_planes(stream, *matrix_shape(shape), bits)
         return cls(planes, shape, codebook, scale, dtype)
 
     def extra_repr(self) -> str:
@@ -104,7 +82,7 @@ class PackedStorage(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the planes are."""
+        """Device of the planes."""
         return self._buffers["planes"].device
 
     @property
@@ -113,7 +91,7 @@ class PackedStorage(nn.Module):
         return self._dtype
 
     def _forget(self) -> None:
-        """Drop what was derived from the buffers."""
+        """Drop caches of the buffers."""
 
     def parts(self) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return planes, codebook and scale."""
@@ -126,8 +104,8 @@ class PackedStorage(nn.Module):
         probe = torch.empty(0, dtype=self._dtype, device=self.device)
         kept = dict(self._buffers)
         super()._apply(fn, recurse)
-        # The planes are bytes and the codebook is float32 whatever type the model is
-        # converted to: a detour over float16 would change the weight.
+        # Planes stay uint8 and the codebook float32 when the model is converted: a
+        # detour through float16 would change the weight.
         for name, old in kept.items():
             new = self._buffers[name]
             if new.dtype is not old.dtype:
@@ -139,7 +117,7 @@ class PackedStorage(nn.Module):
     def __getstate__(self):
         state = self.__dict__.copy()
         for name in ("_described", "_unpacked", "_handles", "_tables", "_dense"):
-            state.pop(name, None)  # the last three: of earlier releases
+            state.pop(name, None)  # the last three are of earlier releases
         return state
 
     def __setstate__(self, state):
@@ -157,7 +135,7 @@ class PackedStorage(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
     ):
-        # Weights of several shapes have planes of one size.
+        # The size of the planes does not determine the shape.
         shape = tuple(local_metadata.get("shape", self.shape))
         if shape != tuple(self.shape):
             errors.append(
@@ -171,7 +149,7 @@ class PackedStorage(nn.Module):
             state_dict, prefix, local_metadata, strict, missing, unexpected, errors
         )
         if local_metadata.get("assign_to_params_buffers", False):
-            # As a float layer, it takes the type it is given; its parts keep theirs.
+            # As in a float layer, the type is the loaded one. Buffers keep theirs.
             given = getattr(torch, str(local_metadata.get("dtype")), None)
             self._dtype = given if isinstance(given, torch.dtype) else self._dtype
             for name, dtype in types.items():

@@ -42,10 +42,10 @@ def _writes(name: str) -> bool:
 
 
 class TensorLike:
-    """What a module needs to stand for the tensor that its `dense()` returns.
+    """Mix-in of a module that stands for the tensor that its `dense()` returns.
 
     Attributes and methods of tensors that a module lacks are those of `dense()`.
-    Writing is refused.
+    Writing to it is an error.
     """
 
     requires_grad = False
@@ -149,7 +149,7 @@ class TensorLike:
         return convert(new, *args, **kwargs)
 
     def to(self, *args, **kwargs) -> Self:
-        """Return a weight of another type or on another device; this one stays."""
+        """Return a weight of another type or on another device."""
         return self._converted(nn.Module.to, *args, **kwargs)
 
     def type(self, dst_type=None):

@@ -6,12 +6,10 @@ from typing import Optional, Tuple
 import torch
 import torch.nn.functional as F
 
-from espnet_gq.native import address
-from espnet_gq.runtime import context
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime import reference
-from espnet_gq.runtime.library import MODES, Weight, check
-from espnet_gq.runtime.planes import from_planes, planes_size
+from espnet_gq.native import address, library
+from espnet_gq.native.library import MODES, Weight, check
+from espnet_gq.runtime import context, reference
+from espnet_gq.runtime.layout import from_planes, planes_size
 from espnet_gq.runtime.storage import PackedStorage
 from espnet_gq.runtime.tensor_like import TensorLike
 
@@ -19,15 +17,15 @@ INT8_COLUMNS = 2**16
 """Most columns whose int8 products fit into 32 bits; wider weights compute exactly."""
 
 NARROW = (torch.float16, torch.bfloat16)
-"""Types whose products the kernels compute in float32."""
+"""Types whose products are computed in float32."""
 
 
 class PackedWeight(TensorLike, PackedStorage):
     """A weight tensor w = s * c[index], its b-bit indices packed in memory.
 
-    The products run on the compiled kernels for float32 (and narrower types) on a CPU,
-    else on PyTorch operations with the same results. It can stand where a layer has its
-    weight: see `TensorLike`. Arguments are those of `PackedStorage`.
+    For float32, float16 and bfloat16 on a CPU, products run in the native library, else
+    in PyTorch operations with the same results. A packed weight can stand in the place
+    of a layer's weight: see `TensorLike`. Arguments are those of `PackedStorage`.
     """
 
     mode = "exact"
@@ -46,10 +44,10 @@ class PackedWeight(TensorLike, PackedStorage):
         return reference.codes(self.codebook)
 
     def description(self, bias: Optional[torch.Tensor] = None) -> Weight:
-        """Return the kernels' description of this weight, for a call at once.
+        """Return the C structure of this weight, for an immediate call.
 
-        It holds addresses only, and is made anew when the buffers, or the bias, are
-        others or have other memory, another type or another size.
+        It holds only addresses. It is cached, and rebuilt when a buffer or the bias is
+        another tensor, or has other memory, another type or another size.
 
         Raises:
             TypeError: If one of them is of a wrong type or not on the CPU.
@@ -66,7 +64,7 @@ class PackedWeight(TensorLike, PackedStorage):
             and found[3] is bias
         ):
             where, sizes, weight = found[4:]
-            # The same tensors: is their memory the same, and what it holds?
+            # The same tensors may have got other memory, types or sizes.
             if (
                 planes.data_ptr() == where[0]
                 and codebook.data_ptr() == where[1]
@@ -106,7 +104,7 @@ class PackedWeight(TensorLike, PackedStorage):
                 f"the bias has shape {tuple(bias.shape)}; allowed: (rows,)"
             )
         weight = Weight(*where, self.rows, self.cols, scales, self.bits)
-        if bias is None or bias.is_leaf:  # others are new at every call
+        if bias is None or bias.is_leaf:  # a computed bias is new at every call
             sizes = size, 2**self.bits, scales
             found = (planes, codebook, scale, bias, where, sizes, weight)
             self.__dict__["_described"] = found
@@ -114,7 +112,7 @@ class PackedWeight(TensorLike, PackedStorage):
 
     @property
     def mode_number(self) -> int:
-        """The mode as the kernels know it."""
+        """The number of the mode in the C interface."""
         if self.cols > INT8_COLUMNS:
             return MODES["exact"]
         return MODES[self.mode]
@@ -127,7 +125,7 @@ class PackedWeight(TensorLike, PackedStorage):
             and x.layout is torch.strided
             and not x.is_nested
             and self._buffers["planes"].is_cpu
-            and kernels.library() is not None
+            and library.loaded() is not None
         )
 
     # --- products --------------------------------------------------------------------
@@ -137,8 +135,7 @@ class PackedWeight(TensorLike, PackedStorage):
     ) -> torch.Tensor:
         """Return x w^T + bias, as torch.nn.functional.linear does.
 
-        Where a gradient is asked for, the value is that of the mode and the gradient
-        that of the exact product.
+        The value is that of the mode; the gradient is that of the exact product.
 
         Args:
             x: Activations (..., cols) of the weight's type.
@@ -148,10 +145,10 @@ class PackedWeight(TensorLike, PackedStorage):
             (..., rows), the type of x.
 
         Raises:
-            RuntimeError: If x has another number of columns, another type or is on
-                another device.
+            RuntimeError: If x has another number of columns, another type or another
+                device.
         """
-        # Small layers are called often: what is not needed is not done.
+        # The usual case comes first: for small layers, checks take as long as products.
         if (
             torch.compiler.is_compiling()
             or type(x) not in context.PLAIN
@@ -167,7 +164,7 @@ class PackedWeight(TensorLike, PackedStorage):
         return self.compute(x, bias)
 
     def _check_columns(self, x: torch.Tensor) -> None:
-        """Refuse activations of another number of columns."""
+        """Raise where activations have another number of columns."""
         shape = x.shape
         if not shape or shape[-1] != self.cols:
             raise RuntimeError(
@@ -187,7 +184,7 @@ class PackedWeight(TensorLike, PackedStorage):
         return self.product(x, bias)
 
     def _check_device(self, x: torch.Tensor) -> None:
-        """Refuse activations on another device: PyTorch does not always do so."""
+        """Raise where activations are on another device; PyTorch does not always."""
         if x.device != self.device:
             raise RuntimeError(
                 f"activations are on {x.device} and a packed weight on {self.device}; "
@@ -197,7 +194,7 @@ class PackedWeight(TensorLike, PackedStorage):
     def product(
         self, x: torch.Tensor, bias: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
-        """Return x w^T + bias for activations of any floating type, at any time."""
+        """Return x w^T + bias for activations of any floating type, traced or not."""
         if context.is_recorded(x):
             return torch.ops.espnet_gq.packed_linear(
                 *(x, *self.parts(), bias),
@@ -222,9 +219,9 @@ class PackedWeight(TensorLike, PackedStorage):
         shape, rows, cols = x.shape, self.rows, self.cols
         if not shape or shape[-1] != cols:
             self._check_columns(x)
-        library = kernels.library()
+        kernels = library.loaded()
         if (
-            library is None
+            kernels is None
             or x.dtype is not torch.float32
             or not x.is_cpu
             or x.layout is not torch.strided
@@ -237,11 +234,11 @@ class PackedWeight(TensorLike, PackedStorage):
         if not x.is_contiguous() or x.is_neg():
             x = x.contiguous().resolve_neg()
         m = x.numel() // cols if cols else math.prod(shape[:-1])
-        # As x is: of its type and device, whatever the defaults of the process are.
+        # new_empty: type and device of x, whatever the defaults of the process are.
         out = (
             x.new_empty(m, rows) if len(shape) == 2 else x.new_empty(*shape[:-1], rows)
         )
-        status = library.gq_linear(
+        status = kernels.gq_linear(
             weight,
             x.data_ptr(),
             m,
@@ -282,7 +279,7 @@ class PackedWeight(TensorLike, PackedStorage):
 
         Args:
             row: int64 or int32.
-            max_norm: Rows of a larger norm are scaled to it. The weight stays as it is.
+            max_norm: Rows of a larger norm are scaled to it, in the result only.
             norm_type: p of the norm.
 
         Raises:
@@ -308,7 +305,7 @@ class PackedWeight(TensorLike, PackedStorage):
             not whole
             or not row.is_cpu
             or self.device.type != "cpu"
-            or kernels.library() is None
+            or library.loaded() is None
             or context.is_transformed()
         ):
             return F.embedding(row, self.matrix())
@@ -317,15 +314,15 @@ class PackedWeight(TensorLike, PackedStorage):
 
     def compute_rows(self, row: torch.Tensor) -> torch.Tensor:
         """Return rows of the weight in float32, for plain indices."""
-        library = kernels.library()
+        kernels = library.loaded()
         whole = row.dtype in (torch.int64, torch.int32)
-        if library is None or not row.is_cpu or self.device.type != "cpu" or not whole:
+        if kernels is None or not row.is_cpu or self.device.type != "cpu" or not whole:
             return F.embedding(row, self._values())
         flat = row.reshape(-1).to(torch.int64).contiguous()
         n = flat.numel()
         weight = self.description()
         out = self._buffers["codebook"].new_empty(n, self.cols)
-        status = library.gq_rows(
+        status = kernels.gq_rows(
             weight,
             address(flat, torch.int64, n, "the indices"),
             n,
@@ -346,11 +343,11 @@ class PackedWeight(TensorLike, PackedStorage):
         return from_planes(self.planes, self.rows, self.cols, self.bits)
 
     def dense(self) -> torch.Tensor:
-        """Return the weight itself in its type and shape."""
+        """Return the unpacked weight in its type and shape."""
         return self.matrix().view(self.shape)
 
     def matrix(self) -> torch.Tensor:
-        """Return the weight itself in its type, (rows, cols)."""
+        """Return the unpacked weight in its type, (rows, cols)."""
         parts = self.parts()
         if context.is_recorded(parts[0]):
             values = torch.ops.espnet_gq.packed_values(*parts, self.rows, self.cols)
@@ -360,12 +357,12 @@ class PackedWeight(TensorLike, PackedStorage):
 
     def compute_values(self) -> torch.Tensor:
         """Return the weight in float32, (rows, cols), from plain buffers."""
-        library = kernels.library()
-        if library is None or self.device.type != "cpu":
+        kernels = library.loaded()
+        if kernels is None or self.device.type != "cpu":
             return reference.dense(self.index(), self.codebook, self.scale)
         out = torch.empty(self.cols, self.rows, dtype=torch.float32, device="cpu")
         check(
-            library.gq_values(
+            kernels.gq_values(
                 self.description(),
                 0,
                 self.rows,
@@ -377,13 +374,13 @@ class PackedWeight(TensorLike, PackedStorage):
         return out.t().contiguous()
 
     def _values(self) -> torch.Tensor:
-        """Return `compute_values`, kept where unpacking is slow."""
+        """Return `compute_values`, cached where unpacking is slow."""
         device = self.device.type
-        if device == "meta" or (device == "cpu" and kernels.library() is not None):
+        if device == "meta" or (device == "cpu" and library.loaded() is not None):
             with context.outside_transforms():
                 return self.compute_values()
         parts, found = self.parts(), self._unpacked
-        # Versions of tensors do not tell of writes through `.data`: values do.
+        # Versions of tensors do not count writes through `.data`: compare values.
         if found is not None and all(
             a.device == b.device and torch.equal(a, b) for a, b in zip(parts, found[0])
         ):
@@ -401,7 +398,7 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, weight):
         ctx.weight = weight
-        # Autograd then notices changes in place before the gradient is taken.
+        # Autograd then detects in-place changes before the backward pass.
         ctx.save_for_backward(*(t for t in weight.parts() if not t.is_inference()))
         return weight.compute(x, bias)
 

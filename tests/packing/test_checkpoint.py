@@ -3,11 +3,8 @@
 import copy
 import os
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import espnet_gq
@@ -21,7 +18,6 @@ from espnet_gq.packing import (
     save,
     unpack_state_dict,
 )
-from espnet_gq.packing.bits import pack_bits, packed_size, unpack_bits
 from espnet_gq.quantizer.methods import METHODS
 
 
@@ -33,21 +29,6 @@ def net(bits=5, **conf):
     espnet_gq.prepare(module, {"bits": bits, **conf})
     module(torch.randn(4, 7, 10)).sum().backward()
     return module.eval()
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    values=st.lists(st.integers(0, 255), max_size=70),
-    bits=st.integers(1, 8),
-)
-def test_bit_streams(values, bits):
-    values = np.array(values, dtype=np.uint8) & (2**bits - 1)
-    stream = pack_bits(values, bits)
-    assert stream.size == packed_size(values.size, bits)
-    assert (unpack_bits(stream, values.size, bits) == values).all()
-    # The layout that the format promises.
-    number = sum(int(v) << (i * bits) for i, v in enumerate(values))
-    assert stream.tobytes() == number.to_bytes(stream.size, "little")
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -6,10 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer.assignment import truncation_bound
 from espnet_gq.quantizer.function import (
-    HARD,
-    SOFT,
     fake_quantize,
     hard_indices,
     hard_quantize,

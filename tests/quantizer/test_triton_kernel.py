@@ -14,11 +14,14 @@ triton = pytest.importorskip("triton", reason="this PyTorch build has no Triton"
 
 def compare(device):
     """Compare both kernels with `assignment`; also run by the interpreter test."""
+    from espnet_gq.native.library import HARD, SOFT
     from espnet_gq.quantizer import assignment, triton_kernel
     from espnet_gq.quantizer.mulaw import codebook
 
     torch.manual_seed(0)
-    cases = [(b, r, m) for b in (1, 2, 5, 8) for r in (False, True) for m in (0, 1)]
+    cases = [
+        (b, r, m) for b in (1, 2, 5, 8) for r in (False, True) for m in (SOFT, HARD)
+    ]
     for bits, per_row, mode in cases:
         w, grad = torch.randn(2, 3, 1100, device=device)
         scale = torch.rand(3 if per_row else 1, 1, device=device) + 0.5
@@ -27,13 +30,12 @@ def compare(device):
         alpha = 7.0
         out = triton_kernel.forward(w, *args, mode, alpha)
         ours = triton_kernel.backward(grad, w, *args, dc, mode, alpha)
-        if mode == 1:
-            assert torch.equal(out, assignment.hard_forward(w, *args))
-            theirs = assignment.hard_backward(grad, w, *args, dc, alpha)
+        expected = assignment.forward(w, *args, mode, alpha)
+        if mode == HARD:
+            assert torch.equal(out, expected)
         else:
-            expected = assignment.soft_forward(w, *args, alpha)
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
-            theirs = assignment.soft_backward(grad, w, *args, dc, alpha)
+        theirs = assignment.backward(grad, w, *args, dc, mode, alpha)
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
 

@@ -21,8 +21,8 @@ from packed_kinds import (
 )
 from torch import nn
 
+from espnet_gq import native
 from espnet_gq.runtime import PackedWeight
-from espnet_gq.runtime import library as kernels
 
 every_kind = pytest.mark.parametrize("name", KINDS)
 every_mode = pytest.mark.parametrize("mode", ["exact", "int8"])
@@ -46,7 +46,7 @@ MOVES = {
 def library(request, monkeypatch):
     """With the library and without it."""
     if not request.param:
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(native.library, "loaded", lambda: None)
 
 
 # --- types ----------------------------------------------------------------------------

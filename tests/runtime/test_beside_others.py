@@ -13,7 +13,7 @@ from torch import nn
 
 from espnet_gq.quantizer.mulaw import codebook
 from espnet_gq.runtime import PackedWeight, available
-from espnet_gq.runtime.planes import planes_size
+from espnet_gq.runtime.layout import planes_size
 
 pytestmark = pytest.mark.skipif(not available(), reason="the kernels were not built")
 

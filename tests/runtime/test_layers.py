@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 import espnet_gq
+from espnet_gq.native import library
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight
-from espnet_gq.runtime import library as library_module
-from espnet_gq.runtime import set_mode, skeleton
+from espnet_gq.runtime import PackedWeight, set_mode, skeleton
 
 
 class Wrapped(nn.Module):
@@ -103,7 +102,7 @@ RECURRENT = [
 @pytest.mark.parametrize("granularity", ["tensor", "gate"])
 def test_recurrent(layer, kernels, granularity, monkeypatch):
     if not kernels:
-        monkeypatch.setattr(library_module, "library", lambda: None)
+        monkeypatch.setattr(library, "loaded", lambda: None)
     compare(layer, torch.randn(7, 3, 20), granularity=granularity)
     compare(layer, torch.randn(7, 20), granularity=granularity)
     base = layer()

@@ -7,11 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_gq.native import library
 from espnet_gq.quantizer.mulaw import codebook
-from espnet_gq.runtime import PackedWeight, available, instruction_sets
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime import reference
-from espnet_gq.runtime.planes import from_planes, planes_size, to_planes
+from espnet_gq.runtime import PackedWeight, available, instruction_sets, reference
+from espnet_gq.runtime.layout import to_planes
 
 ISAS = list(enumerate(instruction_sets()))
 compiled = pytest.mark.skipif(not available(), reason="the kernels were not built")
@@ -29,8 +28,8 @@ def make(rows, cols, bits, scales=1, seed=0, log_mu=2.0):
 def product(weight, x, bias, mode, threads, isa):
     out = torch.full((x.shape[0], weight.rows), torch.nan)
     weight.mode = mode
-    kernels.check(
-        kernels.library().gq_linear(
+    library.check(
+        library.loaded().gq_linear(
             *(weight.description(bias), x.data_ptr(), x.shape[0], out.data_ptr()),
             *(weight.mode_number, threads, isa),
         )
@@ -47,28 +46,6 @@ def int8_bound(weight, dense, x):
     per_weight = x.abs().sum(1, keepdim=True) + weight.cols * unit / 2
     largest = dense.abs().sum(1)
     return unit / 2 * largest + per_weight * scale * code / 2
-
-
-@settings(max_examples=60, deadline=None)
-@given(rows=st.integers(0, 70), cols=st.integers(0, 70), bits=st.integers(1, 8))
-def test_planes_and_back(rows, cols, bits):
-    index = torch.randint(2**bits, (rows, cols), dtype=torch.uint8)
-    planes = to_planes(index, bits)
-    assert planes.numel() == planes_size(rows, cols, bits)
-    assert torch.equal(from_planes(planes, rows, cols, bits), index)
-
-
-@compiled
-@settings(max_examples=40, deadline=None)
-@given(rows=st.integers(0, 70), cols=st.integers(0, 70), bits=st.integers(1, 8))
-def test_the_library_fills_the_same_planes(rows, cols, bits):
-    from espnet_gq.packing.bits import pack_bits
-
-    index = torch.randint(2**bits, (rows, cols), dtype=torch.uint8)
-    stream = pack_bits(index.numpy(), bits)
-    c, _ = codebook(torch.tensor(1.0), bits)
-    weight = PackedWeight.from_stream(stream, (rows, cols), c, torch.ones(1))
-    assert torch.equal(weight.planes, to_planes(index, bits))
 
 
 @compiled
@@ -133,6 +110,24 @@ def test_what_is_not_finite_stays_in_its_row(isa, name, mode):
     assert torch.equal(out[good], clean[good])
 
 
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    cols=st.integers(1, 200),
+    m=st.integers(1, 20),
+    bits=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_int8_gives_the_same_bits_on_every_instruction_set(rows, cols, m, bits, seed):
+    weight, _ = make(rows, cols, bits, scales=rows, seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    x, bias = torch.randn(m, cols, generator=g), torch.randn(rows, generator=g)
+    first, *others = [product(weight, x, bias, "int8", 1, isa) for isa, _ in ISAS]
+    for other in others:
+        assert torch.equal(first, other)
+
+
 @pytest.mark.parametrize("mode", ["exact", "int8"])
 def test_without_the_library_results_are_the_same(monkeypatch, mode):
     weight, dense = make(50, 70, 6, 50)
@@ -140,7 +135,7 @@ def test_without_the_library_results_are_the_same(monkeypatch, mode):
     x, bias, rows = torch.randn(2, 9, 70), torch.randn(50), torch.tensor([[3], [49]])
     with torch.no_grad():
         native = weight.linear(x, bias), weight.dense(), weight.embed(rows)
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(library, "loaded", lambda: None)
         plain = weight.linear(x, bias), weight.dense(), weight.embed(rows)
     for a, b in zip(native, plain):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

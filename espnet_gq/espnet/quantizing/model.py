@@ -94,7 +94,7 @@ def load_float(source: Source, cachedir: Optional[str] = None) -> FloatModel:
     if quantized_names(state):
         raise ValueError(
             f"{checkpoint} comes from a quantization-aware training, so it has its "
-            "codebooks; allowed: a float model (python3 -m espnet_gq.bin.pack packs "
+            "codebooks; allowed: a float model (espnet-gq pack packs "
             "this one)"
         )
     task = "asr" if "encoder" in config else "asr_transducer"

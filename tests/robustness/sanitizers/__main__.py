@@ -1,21 +1,21 @@
-r"""Call packed layers with wrong arguments, the kernels built with sanitizers.
+r"""Call packed layers with wrong arguments, with kernels built with sanitizers.
 
     python -m tests.robustness.sanitizers --calls 6000 \
         --json tests/robustness/results/sanitizers.json
 
-The library is built with AddressSanitizer and UndefinedBehaviorSanitizer, and the calls
-come through the Python binding: activations, indices, states, biases and buffers of
-another type, size, device or layout, other defaults of the process, operators with
-other numbers, constructors with other sizes. A call is made from --seed and its number,
-so that any can be made again: --first 17 --calls 1. It is
+The library is built with AddressSanitizer and UndefinedBehaviorSanitizer and called
+through its Python binding: with activations, indices, states, biases and buffers of
+another type, size, device or layout, with other defaults of the process, with operators
+and constructors given other numbers. A call is generated from --seed and its number, so
+that any call can be reproduced: --first 17 --calls 1. Its verdict is one of
 
-    right      returned what PyTorch operations return for it without the library
+    right      returned the result of PyTorch operations without the library
     refused    one sentence: TypeError, ValueError, RuntimeError, IndexError or the like
     wrong      returned something else
     unclear    refused in several lines, or by another exception
-    crash      the process ended: what the sanitizers wrote is shown
+    crash      the process ended; the output of the sanitizers is printed
 
-Exits with 1 if a call was none of the first two.
+Exits with 1 if any verdict is not right or refused.
 """
 
 import argparse
@@ -35,11 +35,12 @@ from benchmarks.options import command, new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
-from espnet_gq.runtime import library as kernels
+from espnet_gq.native import library
 from tests.robustness.sanitizers.calls import child
 
-SOURCES = Path(kernels.__file__).parent / "csrc"
-FLAGS = ["-std=c++17", "-pthread", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+SOURCES = Path(library.__file__).parent / "csrc"
+FLAGS = ["-std=c++17", "-pthread", "-fPIC", f"-I{SOURCES}"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 LINES = ["-O1", "-g1", "-fno-var-tracking"]
 VERDICTS = ("right", "refused", "wrong", "unclear", "crash")
@@ -47,23 +48,25 @@ BATCH = 1000
 
 
 def build(folder: Path, names: Sequence[str]) -> Path:
-    """Build the library; instruction sets that are not named are not instrumented."""
+    """Build the library; only the named instruction sets are instrumented."""
     compiler = shlex.split(os.environ.get("CXX") or "g++")
     plain = {
         "vnni": "AVX-512 VNNI",
         "avx512": "AVX-512",
+        "pass_avx512": "AVX-512",
         "avx2": "AVX2",
+        "pass_avx2": "AVX2",
         "neon": "NEON",
     }
     objects = []
-    for source in sorted(SOURCES.glob("*.cpp")):
+    for source in sorted(SOURCES.rglob("*.cpp")):
         made = folder / f"{source.stem}.o"
         flags = [*FLAGS, *LINES]
         if source.stem not in plain or plain[source.stem] in names:
             flags += SANITIZE
         subprocess.run([*compiler, *flags, "-c", source, "-o", made], check=True)
         objects.append(made)
-    path = folder / f"kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    path = folder / f"native{importlib.machinery.EXTENSION_SUFFIXES[0]}"
     flags = [*SANITIZE, "-pthread", "-shared"]
     subprocess.run([*compiler, *flags, *objects, "-o", path], check=True)
     return path
@@ -84,7 +87,7 @@ def preloaded() -> str:
 
 
 def batch(path: Path, args: argparse.Namespace, first: int, count: int):
-    """Yield (index, verdict, words) of calls, in as many processes as it takes."""
+    """Yield (index, verdict, message) of calls; a crash starts a new process."""
     environment = dict(
         os.environ,
         LD_PRELOAD=preloaded(),
@@ -118,7 +121,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
     parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--first", type=int, default=0, help="number of the first call")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--instruction-sets",
@@ -132,7 +135,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
-    """Make the calls, print the table; returns the exit status."""
+    """Make the calls, print the table; return the exit status."""
     args = get_parser().parse_args(cmd)
     if args.child:
         child(args.child, args.instruction_sets, args.seed, args.first, args.calls)

@@ -1,9 +1,9 @@
-"""Calls of packed layers with wrong arguments, made from a seed, and their verdicts."""
+"""Calls of packed layers with wrong arguments, generated from a seed, with verdicts."""
 
-import ctypes
 import json
 import random
 import warnings
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 from unittest import mock
 
@@ -11,17 +11,20 @@ import torch
 from torch import nn
 
 import espnet_gq
-from espnet_gq import native
+from espnet_gq.native import library
+from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.packing import load_packed
-from espnet_gq.runtime import PackedWeight
-from espnet_gq.runtime import library as kernels
-from espnet_gq.runtime import set_mode
+from espnet_gq.quantizer import assignment, fused
+from espnet_gq.runtime import PackedWeight, set_mode
+from espnet_gq.runtime.layout import planes_size, stream_size
 
 REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError)
 TYPES = [
     *(torch.float64, torch.float16, torch.bfloat16, torch.float32, torch.int64),
     *(torch.int32, torch.uint8, torch.int8, torch.bool, torch.complex64),
 ]
+
+WITH_ISA = ("gq_linear", "gq_values", "gq_recurrence", "gq_forward", "gq_backward")
 
 LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]] = {
     "Linear": (lambda: nn.Linear(40, 35), lambda: (torch.randn(3, 40),)),
@@ -54,12 +57,12 @@ LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]]
 
 
 class Instrumented:
-    """The library, its last argument `isa` replaced by an instrumented set's."""
+    """The library, with an instrumented instruction set as last argument `isa`."""
 
-    def __init__(self, library, names: Sequence[str]):
-        self._library = library
-        count = library.gq_isa_count()
-        found = [library.gq_isa_name(i).decode() for i in range(count)]
+    def __init__(self, native, names: Sequence[str]):
+        self._library = native
+        count = native.gq_isa_count()
+        found = [native.gq_isa_name(i).decode() for i in range(count)]
         self._isas = [i for i, name in enumerate(found) if name in names]
         if len(self._isas) < len(names):
             known = ", ".join(found)
@@ -67,13 +70,13 @@ class Instrumented:
 
     def __getattr__(self, name: str):
         function = getattr(self._library, name)
-        if name not in ("gq_linear", "gq_values", "gq_recurrence"):
+        if name not in WITH_ISA:
             return function
         return lambda *args: function(*args[:-1], random.choice(self._isas))
 
 
 def change(rng: random.Random, t: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in another type, size, layout or place."""
+    """Return a tensor with another type, size, layout or device."""
 
     def cut(n: int) -> torch.Tensor:
         dim = rng.randrange(max(t.dim(), 1))
@@ -98,7 +101,7 @@ def change(rng: random.Random, t: torch.Tensor) -> torch.Tensor:
 
 
 def arguments(inputs: Sequence[torch.Tensor], layer: nn.Module) -> Tuple[Any, ...]:
-    """Return inputs as the layer takes them."""
+    """Return inputs in the form that the layer takes."""
     x, *states = inputs
     if not states:
         return (x,)
@@ -106,16 +109,16 @@ def arguments(inputs: Sequence[torch.Tensor], layer: nn.Module) -> Tuple[Any, ..
 
 
 def swap(rng: random.Random, layer: nn.Module) -> None:
-    """Give a buffer or a bias other memory."""
+    """Replace the memory of a buffer or a bias."""
     tensors = [*layer.buffers(), *layer.parameters()]
     for tensor in rng.sample(tensors, rng.choice([1, 1, 2])):
         new = change(rng, tensor.detach())
-        # Contiguous and negated it is by a private function only: not looked for.
+        # Contiguous negated tensors, from a private function only, are not tried.
         tensor.data = new.resolve_neg()
 
 
 def call_layer(rng: random.Random) -> Callable[[], Any]:
-    """Return a call of a layer in which something is wrong."""
+    """Return a call of a layer with a wrong argument or state."""
     make, inputs = LAYERS[rng.choice(list(LAYERS))]
     prepared = espnet_gq.prepare(nn.Sequential(make()), {"bits": rng.randint(1, 8)})
     model = nn.Sequential(make())
@@ -131,7 +134,7 @@ def call_layer(rng: random.Random) -> Callable[[], Any]:
             given = given[: rng.randint(1, len(given))]
     elif what == "buffers":
         if rng.random() < 0.5:
-            layer(*arguments(given, layer))  # something may be remembered
+            layer(*arguments(given, layer))  # the layer may have cached something
         swap(rng, layer)
     elif what == "moved":
         target: Any = rng.choice([torch.float64, torch.float16, "meta"])
@@ -193,11 +196,8 @@ def call_operator(rng: random.Random) -> Callable[[], Any]:
 
 
 def random_weight(rows: int, cols: int, bits: int) -> PackedWeight:
-    """Return a weight of random indices."""
-    library = kernels.library()
-    assert library is not None
-    size = library.gq_planes_size(rows, cols, bits)
-    planes = torch.randint(256, (size,), dtype=torch.uint8)
+    """Return a weight with random indices."""
+    planes = torch.randint(256, (planes_size(rows, cols, bits),), dtype=torch.uint8)
     return PackedWeight(planes, (rows, cols), torch.randn(2**bits), torch.rand(1) + 0.1)
 
 
@@ -208,7 +208,7 @@ def call_weight(rng: random.Random) -> Callable[[], Any]:
         rng.choice([3, 16, 33]),
         rng.choice([1, 5, 40]),
     )
-    stream = torch.randint(256, ((rows * cols * bits + 7) // 8,), dtype=torch.uint8)
+    stream = torch.randint(256, (stream_size(rows * cols, bits),), dtype=torch.uint8)
     stream = (change(rng, stream) if rng.random() < 0.5 else stream).detach()
     shape = [rows, cols] if rng.random() < 0.7 else [rng.randint(-1, 50), cols]
     codebook, scale = torch.randn(2**bits), torch.rand(1) + 0.1
@@ -231,18 +231,39 @@ def call_weight(rng: random.Random) -> Callable[[], Any]:
     return call
 
 
-CALLS = [call_layer, call_layer, call_layer, call_operator, call_weight]
+def call_quantizer(rng: random.Random) -> Callable[[], Any]:
+    """Return a pass of the quantizer with some wrong arguments."""
+    bits, rows, cols = rng.randint(1, 8), rng.choice([1, 3, 20]), rng.choice([1, 5, 40])
+    scale = torch.rand(rng.choice([1, rows]), 1) + 0.5
+    given = [torch.randn(rows, cols), scale, 1 / scale, torch.linspace(-1, 1, 2**bits)]
+    given += [torch.randn(rows, cols), torch.randn(2**bits)]
+    for at in rng.sample(range(len(given)), rng.randint(0, 2)):
+        given[at] = change(rng, given[at]).detach()
+    mode, alpha = rng.choice([SOFT, HARD]), rng.choice([1.0, 7.0, 100.0])
+
+    def call():
+        backend: Any = fused if library.available() else assignment
+        w, scale, inverse, c, grad, dc = given
+        out = backend.forward(w, scale, inverse, c, mode, alpha)
+        # At a kink, float32 may differ: sizes alone are compared.
+        grads = backend.backward(grad, w, scale, inverse, c, dc, mode, alpha)
+        return out, torch.zeros_like(grads[0])
+
+    return call
+
+
+CALLS = [call_layer, call_layer, call_layer, call_operator, call_weight, call_quantizer]
 
 
 def flat(result: Any) -> List[torch.Tensor]:
-    """Return the tensors of a result."""
+    """Return the tensors of a result as a list."""
     if torch.is_tensor(result):
         return [result.detach()]
     return [t for part in result if part is not None for t in flat(part)]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Return whether two results agree, within what roundings to 8 bits may turn."""
+    """Return whether two results agree within the error of rounding to 8 bits."""
     pairs = list(zip(flat(a), flat(b)))
     if len(flat(a)) != len(flat(b)):
         return False
@@ -259,7 +280,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """Return a result or an exception."""
+    """Return the result, or the exception."""
     try:
         return call()
     except Exception as error:
@@ -267,10 +288,10 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 
 def judge(seed: int, index: int) -> Tuple[str, str]:
-    """Make a call; return the verdict and its words."""
+    """Make a call; return the verdict and a message."""
     rng = random.Random(f"{seed} {index}")
     torch.manual_seed(rng.randrange(2**31))
-    while True:  # not every change applies to every tensor
+    while True:  # some changes do not apply to some tensors
         try:
             call = rng.choice(CALLS)(rng)
             break
@@ -285,7 +306,7 @@ def judge(seed: int, index: int) -> Tuple[str, str]:
         return (
             "refused" if clear and one else "unclear"
         ), f"{type(found).__name__} {words}"
-    with mock.patch.object(kernels, "library", lambda: None):
+    with mock.patch.object(library, "loaded", lambda: None):
         torch.set_rng_state(state)
         expected = attempt(call)
     if isinstance(expected, Exception):
@@ -294,12 +315,11 @@ def judge(seed: int, index: int) -> Tuple[str, str]:
 
 
 def child(path: str, names: Sequence[str], seed: int, first: int, count: int) -> None:
-    """Make calls; write a line of JSON about each."""
+    """Make calls; write one line of JSON per call."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    native.load = lambda *_: ctypes.CDLL(path)
-    library = Instrumented(kernels.library(), names)
-    with mock.patch.object(kernels, "library", lambda: library):
+    native = Instrumented(library.load(Path(path)), names)
+    with mock.patch.object(library, "loaded", lambda: native):
         for index in range(first, first + count):
             print(json.dumps([index, "begun", ""]), flush=True)
             print(json.dumps([index, *judge(seed, index)]), flush=True)

@@ -1,0 +1,282 @@
+/* The products of both AVX-512 instruction sets.
+ *
+ *     kernels_512<FloatTable, Int8>
+ *
+ * FloatTable<BITS>(const tables *) keeps the centroids, and look_up(index, w) gives the
+ * four columns of a group, w: (4) vectors of 16 rows. Int8 has
+ *     table<BITS>(const tables *), whose look_up(index) gives the codes of a group,
+ *     add<M>(w, x, sum): sum[m] += w x[m], w: (16, 4) codes, x: (m, 4),
+ *     finish(sum, total): the sum of one row of x, which is `total`.
+ * In an index there is garbage above its bits.
+ */
+#ifndef ESPNET_GQ_PRODUCTS_512_H
+#define ESPNET_GQ_PRODUCTS_512_H
+
+#include "instruction_set.h"
+#include "kernels/avx512.h"
+#include "kernels/pointwise.h"
+#include "packed/layout.h"
+#include "target.h"
+
+namespace {
+
+INLINE __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
+
+/* v shifted by N bits, up where N is negative: 16-bit elements, so that only bits that
+ * a byte keeps are valid. */
+template <int N>
+INLINE __m512i shifted(__m512i v) {
+    if (N > 0) return _mm512_srli_epi16(v, N > 0 ? N : 0);
+    if (N < 0) return _mm512_slli_epi16(v, N < 0 ? -N : 0);
+    return v;
+}
+
+/* Bits of a where the mask has ones, of b elsewhere. */
+INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
+}
+
+template <int BITS>
+struct block_t {
+    __m512i p8[8], p4[4], p2[2], p1;
+
+    INLINE_MEMBER explicit block_t(const uint8_t *p) {
+        if (BITS & 8)
+            for (int i = 0; i < 8; ++i) p8[i] = load64(p + 64 * i);
+        if (BITS & 4)
+            for (int i = 0; i < 4; ++i) p4[i] = load64(p + gq::begin(BITS, 4) + 64 * i);
+        if (BITS & 2)
+            for (int i = 0; i < 2; ++i) p2[i] = load64(p + gq::begin(BITS, 2) + 64 * i);
+        if (BITS & 1) p1 = load64(p + gq::begin(BITS, 1));
+    }
+
+    /* The bytes of group G: an index each, with garbage above its bits. */
+    template <int G>
+    INLINE_MEMBER __m512i group() const {
+        constexpr int two = gq::below(BITS, 2), one = gq::below(BITS, 1);
+        __m512i index = _mm512_setzero_si512();
+        if (BITS & 8) return p8[G];
+        if (BITS & 1) index = shifted<G - one>(p1);
+        if (BITS & 2) {
+            __m512i low = shifted<2 * (G % 4) - two>(p2[G / 4]);
+            index = (BITS & 1) ? select_bits((1 << one) - 1, low, index) : low;
+        }
+        if (BITS & 4) {
+            __m512i low = shifted<4 * (G % 2)>(p4[G / 2]);
+            index = (BITS & 3) ? select_bits(15, low, index) : low;
+        }
+        return index;
+    }
+};
+
+/* Columns by shifts of 8 bits. */
+template <int BITS>
+struct shifted_float_table {
+    const float *value;
+
+    INLINE_MEMBER explicit shifted_float_table(const gq::tables *t) : value(t->value) {}
+
+    INLINE_MEMBER void look_up(__m512i index, __m512 (&w)[4]) const {
+        for (int j = 0; j < 4; ++j)
+            w[j] = ::look_up<BITS>(value, _mm512_srli_epi32(index, 8 * j));
+    }
+};
+
+/* Bytes between what is read and what is prefetched: a page, where the prefetching of
+ * the processor ends. A tile of 8 rows still waits for memory without. */
+enum { AHEAD = 4096 };
+
+template <int BITS>
+INLINE void prefetch(const uint8_t *block) {
+    for (int i = 0; i < BITS; ++i)
+        _mm_prefetch((const char *)block + AHEAD + 64 * i, _MM_HINT_T0);
+}
+
+INLINE void prefetch_line(gq::ahead_t ahead, int line) {
+    if (line < ahead.lines)
+        _mm_prefetch((const char *)ahead.at + 64 * line, _MM_HINT_T0);
+}
+
+template <template <int> class FloatTable, class Int8>
+struct kernels_512 : pointwise {
+    template <int... G>
+    using groups = std::integer_sequence<int, G...>;
+    using all_groups = std::make_integer_sequence<int, gq::GROUPS>;
+
+    /* Sums that are added up last: independent instructions fill the pipeline. */
+    static constexpr int chains(int m) { return m >= 8 ? 1 : m >= 4 ? 2 : 4; }
+
+    template <int M, int CHAINS>
+    INLINE void add_columns(const __m512 (&w)[4], const float *x,
+                            __m512 (&sum)[CHAINS][M]) {
+        for (int j = 0; j < 4; ++j)
+            for (int m = 0; m < M; ++m)
+                sum[j % CHAINS][m] = _mm512_fmadd_ps(w[j], _mm512_set1_ps(x[4 * m + j]),
+                                                     sum[j % CHAINS][m]);
+    }
+
+    template <int BITS, int M, int G, int CHAINS>
+    INLINE void add_group(const block_t<BITS> &block, const FloatTable<BITS> &table,
+                          const float *x, __m512 (&sum)[CHAINS][M]) {
+        __m512 w[4];
+        table.look_up(block.template group<G>(), w);
+        add_columns<M>(w, x + 4 * G * M, sum);
+    }
+
+    template <int BITS, int M, int CHAINS, int... G>
+    INLINE void add_block(const block_t<BITS> &block, const FloatTable<BITS> &table,
+                          const float *x, __m512 (&sum)[CHAINS][M], groups<G...>) {
+        (add_group<BITS, M, G>(block, table, x, sum), ...);
+    }
+
+    template <int M, int CHAINS>
+    INLINE void store_sums(__m512 (&sum)[CHAINS][M], float *out) {
+        for (int m = 0; m < M; ++m) {
+            __m512 total = sum[0][m];
+            for (int i = 1; i < CHAINS; ++i) total = _mm512_add_ps(total, sum[i][m]);
+            _mm512_storeu_ps(out + gq::ROWS * m, total);
+        }
+    }
+
+    template <int BITS, int M>
+    static void dot_float(const uint8_t *stripe, int64_t blocks, const gq::tables *t,
+                          const float *x, float *out) {
+        const FloatTable<BITS> table(t);
+        __m512 sum[chains(M)][M];
+        for (auto &chain : sum)
+            for (__m512 &s : chain) s = _mm512_setzero_ps();
+        for (; blocks > 0;
+             --blocks, stripe += gq::block_bytes(BITS), x += gq::COLS * M) {
+            const block_t<BITS> block(stripe);
+            prefetch<BITS>(stripe);
+            add_block<BITS, M>(block, table, x, sum, all_groups());
+        }
+        store_sums<M>(sum, out);
+    }
+
+    template <int BITS, int G>
+    INLINE void unpack_group(const block_t<BITS> &block, const FloatTable<BITS> &table,
+                             float *out) {
+        __m512 w[4];
+        table.look_up(block.template group<G>(), w);
+        for (int j = 0; j < 4; ++j) _mm512_storeu_ps(out + (4 * G + j) * gq::ROWS, w[j]);
+    }
+
+    template <int BITS, int... G>
+    INLINE void unpack_block(const block_t<BITS> &block, const FloatTable<BITS> &table,
+                             float *out, groups<G...>) {
+        (unpack_group<BITS, G>(block, table, out), ...);
+    }
+
+    template <int BITS>
+    static void values(const uint8_t *stripe, int64_t blocks, const gq::tables *t,
+                       float *out) {
+        const FloatTable<BITS> table(t);
+        for (; blocks > 0; --blocks, stripe += gq::block_bytes(BITS), out += gq::VALUES)
+            unpack_block<BITS>(block_t<BITS>(stripe), table, out, all_groups());
+    }
+
+    template <int M>
+    static void dot_values(const float *values, int64_t blocks, const float *x,
+                           gq::ahead_t ahead, float *out) {
+        __m512 sum[chains(M)][M];
+        for (auto &chain : sum)
+            for (__m512 &s : chain) s = _mm512_setzero_ps();
+        for (; blocks > 0; --blocks, ahead.at += 64 * ahead.lines)
+            for (int g = 0; g < gq::GROUPS; ++g, values += 4 * gq::ROWS, x += 4 * M) {
+                prefetch_line(ahead, g);
+                __m512 w[4];
+                for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_ps(values + gq::ROWS * j);
+                add_columns<M>(w, x, sum);
+            }
+        store_sums<M>(sum, out);
+    }
+
+    template <int BITS>
+    using code_table = typename Int8::template table<BITS>;
+
+    template <int BITS, int M, int CHAINS, int... G>
+    INLINE void add_codes(const block_t<BITS> &block, const code_table<BITS> &table,
+                          const int8_t *x, __m512i (&sum)[CHAINS][M], groups<G...>) {
+        (Int8::template add<M>(table.look_up(block.template group<G>()), x + 4 * G * M,
+                               sum[G % CHAINS]),
+         ...);
+    }
+
+    template <int M, int CHAINS>
+    INLINE void store_int8(__m512i (&sum)[CHAINS][M], const int32_t *total,
+                           int32_t *out) {
+        for (int m = 0; m < M; ++m) {
+            __m512i all = sum[0][m];
+            for (int i = 1; i < CHAINS; ++i) all = _mm512_add_epi32(all, sum[i][m]);
+            _mm512_storeu_si512(out + gq::ROWS * m, Int8::finish(all, total[m]));
+        }
+    }
+
+    template <int BITS, int M>
+    static void dot_int8(const uint8_t *stripe, int64_t blocks, const gq::tables *t,
+                         const int8_t *x, const int32_t *total, int32_t *out) {
+        const code_table<BITS> table(t);
+        __m512i sum[chains(M)][M];
+        for (auto &chain : sum)
+            for (__m512i &s : chain) s = _mm512_setzero_si512();
+        for (; blocks > 0;
+             --blocks, stripe += gq::block_bytes(BITS), x += gq::COLS * M) {
+            const block_t<BITS> block(stripe);
+            prefetch<BITS>(stripe);
+            add_codes<BITS, M>(block, table, x, sum, all_groups());
+        }
+        store_int8<M>(sum, total, out);
+    }
+
+    template <int BITS, int... G>
+    INLINE void unpack_codes(const block_t<BITS> &block, const code_table<BITS> &table,
+                             uint8_t *out, groups<G...>) {
+        (_mm512_storeu_si512(out + gq::GROUP_BYTES * G,
+                             table.look_up(block.template group<G>())),
+         ...);
+    }
+
+    template <int BITS>
+    static void codes(const uint8_t *stripe, int64_t blocks, const gq::tables *t,
+                      uint8_t *out) {
+        const code_table<BITS> table(t);
+        for (; blocks > 0; --blocks, stripe += gq::block_bytes(BITS), out += gq::VALUES)
+            unpack_codes<BITS>(block_t<BITS>(stripe), table, out, all_groups());
+    }
+
+    template <int M>
+    static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
+                          const int32_t *total, gq::ahead_t ahead, int32_t *out) {
+        __m512i sum[chains(M)][M];
+        for (auto &chain : sum)
+            for (__m512i &s : chain) s = _mm512_setzero_si512();
+        for (; blocks > 0; --blocks, codes += gq::VALUES, x += gq::COLS * M,
+                           ahead.at += 64 * ahead.lines)
+            for (int g = 0; g < gq::GROUPS; ++g) {
+                prefetch_line(ahead, g);
+                Int8::template add<M>(load64(codes + gq::GROUP_BYTES * g), x + 4 * g * M,
+                                      sum[g % chains(M)]);
+            }
+        store_int8<M>(sum, total, out);
+    }
+
+    static uint64_t read(const uint8_t *data, int64_t bytes) {
+        __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+        for (int64_t i = 0; i < bytes; i += 256) {
+            a = _mm512_add_epi64(a, load64(data + i));
+            b = _mm512_add_epi64(b, load64(data + i + 64));
+            c = _mm512_add_epi64(c, load64(data + i + 128));
+            d = _mm512_add_epi64(d, load64(data + i + 192));
+        }
+        a = _mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d));
+        uint64_t words[8], sum = 0;
+        _mm512_storeu_si512(words, a);
+        for (uint64_t word : words) sum += word;
+        return sum;
+    }
+};
+
+}  // namespace
+
+#endif
