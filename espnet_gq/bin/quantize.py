@@ -283,6 +283,9 @@ def write(
     text = table(result, packed_bytes, float_bytes)
     found.model.to("meta")  # its weights are not needed any more
     results = f"# Quantization\n\n{text}\n\n{notes}\n"
+    if args.checkpoint is not None:
+        config = write_checkpoint(found, plan, result.packed, args.checkpoint)
+        print(f"wrote {args.checkpoint} and {config}")
     write_zip(found, plan, result.packed, args.output, results)
     print(f"{text}\n\n{notes}")
     if recordings is not None and recordings.text:
@@ -295,9 +298,6 @@ def write(
         print(f"\n{wer_table(before, after, 'the calibration data')}\n")
     if recordings is not None and args.work is None:
         shutil.rmtree(_work(args), ignore_errors=True)
-    if args.checkpoint is not None:
-        config = write_checkpoint(found, plan, result.packed, args.checkpoint)
-        print(f"wrote {args.checkpoint} and {config}")
     print(f"wrote {args.output}: {args.output.stat().st_size:,} bytes")
 
 

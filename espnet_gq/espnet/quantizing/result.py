@@ -180,14 +180,14 @@ def summary(result: Result, file_bytes: int, float_bytes: int) -> str:
 
 # ---- Files --------------------------------------------------------------------------
 def write_zip(
-    found: FloatModel, plan: Plan, packed: Mapping[str, Any], output: Path, results: str
+    found: FloatModel, plan: Plan, packed: Dict[str, Any], output: Path, results: str
 ) -> int:
     """Write the packed model as a zip to share; return the packed file's size.
 
     Args:
         found: The float model; its weights may be gone.
         plan: What each tensor got.
-        packed: The packed dict.
+        packed: The packed dict; empty afterwards.
         output: The zip.
         results: RESULTS.md, which becomes part of the model card.
     """
@@ -202,6 +202,7 @@ def write_zip(
         (exp / "config.yaml").write_text(text, encoding="utf-8")
         (exp / "RESULTS.md").write_text(results, encoding="utf-8")
         save(packed, exp / CHECKPOINT)
+        packed.clear()  # it is read from the file from now on
         size = (exp / CHECKPOINT).stat().st_size
         target = output.absolute()
         with contextlib.chdir(root):
