@@ -1,6 +1,6 @@
-# Set-up, demo, tests and lint. PYTHON=python3.12 chooses the interpreter, VENV=DIR the
-# folder of the environment. Nothing is done twice: a target that is up to date is left.
-# The tests run in at most four processes; PYTEST_ARGS replaces these options.
+# Installation, demo, tests and lint. PYTHON=python3.12 selects the interpreter, VENV=DIR
+# the folder of the virtual environment, which is only updated if necessary. The tests run
+# in at most four processes; PYTEST_ARGS replaces these options.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ CHECKED := espnet_gq egs2 tests benchmarks experiments setup.py
 CSRC := espnet_gq/native/csrc
 SOURCES := setup.py pyproject.toml $(wildcard $(CSRC)/*.* $(CSRC)/*/*)
 
-# WHEELS=DIR installs from a folder of wheels, without network (benchmarks/gpu/README.md).
+# WHEELS=DIR installs from a folder of wheels without network (benchmarks/gpu/README.md).
 ifdef WHEELS
 export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath $(WHEELS))
@@ -21,10 +21,10 @@ GPU_ARGS ?= --json gpu_check.json
 .PHONY: help venv demo test gpu-check lint clean
 
 help:
-	@echo "make venv   set up $(VENV) with $(PYTHON)"
+	@echo "make venv   install into $(VENV) with $(PYTHON)"
 	@echo "make demo   float Conformer -> 5-bit GQ -> packed -> one table (DATA=folder)"
 	@echo "make test   run the tests"
-	@echo "make gpu-check  check on a GPU, in 8 minutes, what needs one (WHEELS=folder)"
+	@echo "make gpu-check  run the checks that need a GPU, in 8 minutes (WHEELS=folder)"
 	@echo "make lint   black, isort, flake8, mypy, shellcheck"
 
 venv: $(STAMP)
@@ -34,7 +34,7 @@ $(STAMP): $(SOURCES)
 	    || { echo "espnet-gq needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ..."; exit 1; }
 	test -e "$(STAMP)" || rm -rf "$(VENV)"
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
-	@# pip 26.3 refuses the metadata of ci_sdr, which ESPnet 202511 asks for.
+	@# pip 26.3 rejects the metadata of ci_sdr, a dependency of ESPnet 202511.
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip<26.3'
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	touch "$(STAMP)"

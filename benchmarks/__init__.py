@@ -1,6 +1,6 @@
-"""What training and packed inference cost in time and memory."""
+"""Benchmarks of the time and memory of training and packed inference."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout."""
+"""Root of the checkout."""

@@ -1,21 +1,27 @@
-"""ESPnet models made from their options, float or with GQ's classes."""
+"""Build ESPnet models from their options, float or with GQ's classes."""
 
 import argparse
 import copy
+import math
 from typing import Any, Dict, Mapping
+
+import torch
+from torch import nn
+
+from espnet_gq.nn.prepare import quantized_weights
 
 PARTS = ("encoder", "decoder", "model")
 Config = Dict[str, Any]
 Model = Any
-"""One of ESPnet's models, whose parts have no types."""
+"""An ESPnet model; its attributes are not typed."""
 
 
 def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Config:
-    """Return a training config with the quantized classes in place of ESPnet's.
+    """Replace ESPnet's classes in a training config by the quantized ones.
 
     Args:
         config: Options of a float training.
-        gq_confs: gq_conf of the "encoder", the "decoder" and the "model".
+        gq_confs: The gq_conf of the "encoder", the "decoder" and the "model".
     """
     result = dict(copy.deepcopy(config))
     for part in PARTS:
@@ -31,7 +37,7 @@ def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Conf
 
 
 def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
-    """Return all options of an ESPnet training: its defaults, and what is chosen.
+    """Return all options of an ESPnet training: its defaults, updated with `chosen`.
 
     Args:
         chosen: Classes and their arguments.
@@ -45,7 +51,20 @@ def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
 
 
 def build(given: Mapping[str, Any]) -> Model:
-    """Return the model of all options of a training."""
+    """Build the model from all options of a training."""
     from espnet2.tasks.asr import ASRTask
 
     return ASRTask.build_model(argparse.Namespace(**given))
+
+
+@torch.no_grad()
+def set_codebooks(model: nn.Module) -> None:
+    """Set the scale of every codebook from the standard deviation of its weights.
+
+    Fitting large models takes minutes, and the positions of the centroids affect
+    neither time nor memory.
+    """
+    for _, weight, quantizer in quantized_weights(model):
+        spread = {1: 1.0, 2: 1.5}.get(quantizer.bits, 2.0) * float(weight.std())
+        quantizer.log_scale.fill_(math.log(max(spread, 1e-6)))
+        quantizer.fitted = True

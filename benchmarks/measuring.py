@@ -1,4 +1,4 @@
-"""Timing and memory: clock, rounds in turn, spreads, processes of their own."""
+"""Measure time and memory: interleaved rounds, spreads, new processes."""
 
 import ctypes
 import gc
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Clock:
-    """Seconds between laps; waits for the accelerator, where there is one."""
+    """Measure the seconds between laps; synchronizes with the accelerator, if any."""
 
     def __init__(self) -> None:
         self.last = timer()
@@ -46,7 +46,7 @@ def spread(values: Sequence[float]) -> Dict[str, float]:
 
 
 def in_turn(items: Sequence[Item], index: int) -> List[Item]:
-    """Return the items, beginning with another one at each index."""
+    """Rotate the items by `index`, so that each index starts with another one."""
     shift = index % len(items)
     return [*items[shift:], *items[:shift]]
 
@@ -54,10 +54,10 @@ def in_turn(items: Sequence[Item], index: int) -> List[Item]:
 def interleave(
     calls: Mapping[Key, Callable[[], float]], rounds: int
 ) -> Dict[Key, List[float]]:
-    """Return what each call returns in each round.
+    """Call each function once per round; return the results by key.
 
-    A round calls each once, and every round begins with another, so that a slow moment
-    of the machine meets all of them.
+    Every round starts with another call, so that a slow period of the machine affects
+    all of them.
     """
     found: Dict[Key, List[float]] = {key: [] for key in calls}
     for index in range(rounds):
@@ -70,9 +70,9 @@ def interleave(
 
 
 def resident(field: str) -> int:
-    """Return VmRSS (now) or VmHWM (peak) of this process in bytes.
+    """Return VmRSS (current) or VmHWM (peak) of this process in bytes.
 
-    Where there is no /proc, both are the peak.
+    Without /proc, both are the peak.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -84,7 +84,7 @@ def resident(field: str) -> int:
 
 
 def forget_peak() -> bool:
-    """Reset the peak to what is resident now; return whether the system allows it."""
+    """Reset the peak to the current resident memory; return whether that succeeded."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True
@@ -93,7 +93,7 @@ def forget_peak() -> bool:
 
 
 def return_freed() -> None:
-    """Let Python and the C library give memory that was freed back to the system."""
+    """Return freed memory from Python and the C library to the system."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -102,7 +102,7 @@ def return_freed() -> None:
 
 
 def in_new_process(function: Callable[..., Result], *args: Any) -> Result:
-    """Return what a function of a module returns in a fresh Python process."""
+    """Call a module-level function in a new Python process; return its result."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args).result()

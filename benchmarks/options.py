@@ -1,19 +1,21 @@
-"""What the benchmarks' command lines share."""
+"""Command-line options that the benchmarks share."""
 
 import argparse
 import shlex
 import sys
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
+import torch
+
 
 def new_parser(
     description: str, show_defaults: bool = False
 ) -> argparse.ArgumentParser:
-    """Return the parser of a module that is run with `python -m`.
+    """Return a parser for a module that is run with `python -m`.
 
     Args:
-        description: Its docstring.
-        show_defaults: Name the defaults in the help, and fold the description.
+        description: The module's docstring.
+        show_defaults: Show defaults in the help; the description is then re-wrapped.
     """
     form: Any = argparse.RawDescriptionHelpFormatter
     if show_defaults:
@@ -26,12 +28,12 @@ def new_parser(
 
 
 def listed(kind: Callable[[str], Any]) -> Callable[[str], List[Any]]:
-    """Return a type of option: values of a kind, separated by commas."""
+    """Return an argparse type for comma-separated values of a kind."""
     return lambda text: [kind(part) for part in text.split(",")]
 
 
 def add_bits(parser: argparse.ArgumentParser, default: str, what: str) -> None:
-    """Add --bits."""
+    """Add the option --bits."""
     parser.add_argument("--bits", type=listed(int), default=default, help=what)
 
 
@@ -40,12 +42,12 @@ def parse_quick(
     argv: Optional[Sequence[str]],
     least_one: Sequence[str],
 ) -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """Parse a command line whose defaults follow from --quick, and check numbers.
+    """Parse a command line whose defaults depend on --quick, and check its numbers.
 
     Args:
-        get_parser: Returns the parser, with smaller defaults for True.
-        argv: The command line; None: that of the process.
-        least_one: Names of the options that have to be 1 or more.
+        get_parser: Returns the parser; its argument selects the defaults of --quick.
+        argv: The command line; None for that of the process.
+        least_one: Names of the options whose values must be at least 1.
     """
     parser = get_parser(get_parser(False).parse_args(argv).quick)
     args = parser.parse_args(argv)
@@ -64,14 +66,20 @@ def check_known(
     values: Sequence[str],
     allowed: Sequence[str],
 ) -> None:
-    """End with a sentence where a value is not one of those allowed."""
+    """Exit with an error if a value is not one of those allowed."""
     for value in values:
         if value not in allowed:
             parser.error(f"{option} {value}; allowed: {', '.join(allowed)}")
 
 
+def check_device(parser: argparse.ArgumentParser, device: str) -> None:
+    """Exit with an error if the device is a GPU and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU; allowed here: cpu")
+
+
 def program() -> List[str]:
-    """Return what Python runs: `-m MODULE`, or a file."""
+    """Return the arguments with which Python was started: `-m MODULE` or a file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return sys.argv[:1]
@@ -79,7 +87,11 @@ def program() -> List[str]:
 
 
 def command(*files: str) -> str:
-    """Return the command line of this run, without options that only name files."""
+    """Return the command line of this run.
+
+    Args:
+        files: Options to leave out with their values, because they only name files.
+    """
     words = [part for word in sys.argv[1:] for part in word.split("=", 1)]
     kept = [
         word

@@ -1,7 +1,9 @@
-"""What the benchmarks print: machine, figures in cells of tables, progress."""
+"""Formatting of the benchmarks' output: machine, table cells, progress."""
 
+import logging
 import platform
 import sys
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -13,13 +15,19 @@ from espnet_gq.native import available, instruction_sets
 PACKAGES = ("espnet", "torch", "espnet-gq", "torchao", "brevitas")
 
 
+def quiet() -> None:
+    """Silence ESPnet's logging and PyTorch's warnings about its own quantization."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
 def progress(message: str) -> None:
-    """Write a line to stderr at once."""
+    """Write a line to stderr immediately."""
     print(message, file=sys.stderr, flush=True)
 
 
 def installed(package: str) -> Optional[str]:
-    """Return the version of an installed package, None where it is missing."""
+    """Return the version of an installed package; None if it is missing."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -27,7 +35,7 @@ def installed(package: str) -> Optional[str]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name as the system knows it."""
+    """Return the processor's name as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -37,7 +45,7 @@ def cpu_model() -> str:
 
 
 def machine(device: str) -> Dict[str, Any]:
-    """Return what the figures depend on besides the command: hardware and versions."""
+    """Describe hardware and versions, on which the figures depend."""
     found: Dict[str, Any] = {
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
@@ -54,7 +62,7 @@ def machine(device: str) -> Dict[str, Any]:
 
 
 def machine_lines(found: Dict[str, Any]) -> List[str]:
-    """Return the machine description as text."""
+    """Format the description of the machine."""
     library = (
         f"in use ({found['instruction_set']})"
         if found["fused_library"]
@@ -74,7 +82,7 @@ def machine_lines(found: Dict[str, Any]) -> List[str]:
 def spread_cell(
     spread: Optional[Mapping[str, float]], unit: float = 1.0, digits: int = 3
 ) -> str:
-    """Return "median (min..max)" in a unit."""
+    """Format a spread as "median (min..max)" in a unit."""
     if spread is None:
         return "-"
     low, mid, high = (
@@ -84,5 +92,5 @@ def spread_cell(
 
 
 def median_cell(spread: Optional[Mapping[str, float]], digits: int = 3) -> str:
-    """Return the median alone."""
+    """Format the median of a spread."""
     return "-" if spread is None else f"{spread['median']:.{digits}f}"

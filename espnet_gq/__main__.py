@@ -3,8 +3,8 @@
     python3 -m espnet_gq -m espnet2.bin.asr_train --config conf/train.yaml ...
     python3 -m espnet_gq path/to/script.py ...
 
-In an ESPnet recipe: ./run.sh --python "python3 -m espnet_gq". Worker processes see the
-plugin too. In place of espnet2.bin.asr_inference_streaming this runs
+In an ESPnet recipe: ./run.sh --python "python3 -m espnet_gq". Worker processes register
+the plugin too. espnet2.bin.asr_inference_streaming is replaced by
 espnet_gq.bin.asr_inference_streaming.
 """
 
@@ -15,20 +15,24 @@ import types
 from typing import NoReturn, Optional
 
 import espnet_gq.espnet  # noqa: F401
+from espnet_gq.espnet.holds import HOLDS
 from espnet_gq.espnet.sharing.archive import ArchiveError
 from espnet_gq.nn import GQConfigError
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.packing import CheckpointError
 
 PROGRAM = "ESPNET_GQ_PROGRAM"
-"""Environment variable by which the launcher hands its program's file to workers."""
+"""Environment variable that tells workers the path of the program."""
 MODULE = "ESPNET_GQ_MODULE"
-"""The same for the name that followed -m, empty where a script was run."""
+"""Environment variable with the module name given after -m, empty for a script."""
 SERVED = {
     "espnet2.bin.asr_inference_streaming": "espnet_gq.bin.asr_inference_streaming"
 }
-"""ESPnet's programs that one of this project takes the place of: it serves what
-ESPnet's does and more, by the same options. ESPnet's asr.sh names its own only."""
+"""ESPnet's programs -> the commands of this project that replace them: they take the
+same options and serve more models. ESPnet's asr.sh can only name its own programs."""
+HELD = {hold.module for hold in HOLDS}
+"""ESPnet's modules with holds. These apply on import, not to a module run as a
+program, so such a module is imported and its `main` called."""
 USAGE = (
     "usage: python3 -m espnet_gq -m MODULE [ARG ...]\n"
     "       python3 -m espnet_gq SCRIPT [ARG ...]\n"
@@ -63,22 +67,22 @@ def _script(path: str):
         _fail(f"cannot open {path} ({e.strerror})")
 
 
-def _served_instead(path: str) -> Optional[str]:
-    """Return the module to run in place of a script: where it is one of SERVED."""
-    for name, ours in SERVED.items():
+def _module_of(path: str) -> Optional[str]:
+    """Return the name of a script that is one of ESPnet's modules in SERVED or HELD."""
+    for name in {*SERVED, *HELD}:
         if os.path.basename(path) == f"{name.rpartition('.')[2]}.py":
             spec = importlib.util.find_spec(name)
             if spec is not None and os.path.realpath(path) == spec.origin:
-                return ours
+                return name
     return None
 
 
 def main() -> None:
-    """Run what the command line names in place of this program."""
+    """Run the module or script that the command line names."""
     args = sys.argv[1:]
-    ours = _served_instead(args[0]) if args else None
-    if ours is not None:
-        args[:1] = ["-m", ours]
+    name = _module_of(args[0]) if args else None
+    if name is not None:
+        args[:1] = ["-m", name]
     if not args or args[0] in ("-h", "--help"):
         print(__doc__ + "\n" + USAGE)
         sys.exit(0 if args else 2)
@@ -88,6 +92,8 @@ def main() -> None:
         sys.path[0] = os.getcwd()
         args[1] = SERVED.get(args[1], args[1])
         code, file, package = _module_file(args[1])
+        if args[1] in HELD:
+            code = compile(f"from {args[1]} import main\nmain()", file, "exec")
         sys.argv = [file] + args[2:]
     elif args[0].startswith("-"):
         _fail(
@@ -100,8 +106,8 @@ def main() -> None:
     program = types.ModuleType("__main__")
     program.__file__ = file
     program.__package__ = package
-    # A spawned process imports the main program by its spec's name before anything
-    # else: this one registers the plugin there as well.
+    # A spawned process first imports the main program by the name in its spec: with
+    # _worker there, the plugin is registered in it as well.
     os.environ[PROGRAM] = os.path.abspath(file)
     os.environ[MODULE] = args[1] if args[0] == "-m" else ""
     program.__spec__ = importlib.util.find_spec("espnet_gq._worker")

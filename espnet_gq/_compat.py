@@ -1,42 +1,22 @@
-"""Every difference between the supported ESPnet releases, in one place.
+"""Differences between the supported ESPnet releases.
+
+The names that the plugin extends in each are listed in `espnet_gq.espnet.holds`.
 
 Supported: 202511 (Python 3.11) and 202611 (Python 3.12 and 3.13).
 """
 
 import contextlib
 import datetime
-import os
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Any, Iterator, List, Tuple
 
 import numpy as np
+import torch
 
-ASR_TASK_MODULES: Tuple[str, ...] = (
-    "espnet2.tasks.asr",
-    # 202611: ESPnet3 keeps a copy of the ASR task and of its class lists.
-    "espnet3.systems.esp2_asr.task",
-)
-TRANSDUCER_TASK_MODULES: Tuple[str, ...] = ("espnet2.tasks.asr_transducer",)
-LIGHTNING_CLASSES: Tuple[Tuple[str, str], ...] = (
-    ("espnet2.train.lightning_espnet_model", "LitESPnetModel"),
-    # 202611
-    ("espnet3.components.modeling.lightning_module", "ESPnetLightningModule"),
-)
-AVERAGING_MODULES: Tuple[str, ...] = (
-    "espnet2.train.lightning_callbacks",
-    "espnet3.components.callbacks.default_callbacks",  # 202611
-)
-INIT_PARAM_MODULES: Tuple[str, ...] = (
-    "espnet2.torch_utils.load_pretrained_model",
-    "espnet2.tasks.abs_task",  # has its own name for it where it was imported first
-)
-PACK_MODULES: Tuple[str, ...] = (
-    "espnet2.main_funcs.pack_funcs",
-    "espnet2.bin.pack",  # has its own name for it where it was imported first
-)
 RENAMED_LAYERS: Tuple[Tuple[str, str], ...] = (
-    # 202611 took the positional encoding out of the subsampling's last Sequential. It
-    # renames the weights when it loads them; quantizers have to follow.
+    # 202611 moved the positional encoding out of the last Sequential of the
+    # subsampling. It renames the weights on loading; quantizers have to follow.
     ("embed.out.0.", "embed.out."),
 )
 
@@ -47,28 +27,37 @@ def espnet_version() -> str:
 
 
 def checkpoint_types() -> List[Any]:
-    """Return the types that checkpoint.pth of 202511 holds besides what 202611's does.
+    """Return the types in a checkpoint.pth of 202511 that one of 202611 does not have.
 
-    Its figures are NumPy numbers and time spans; to make one runs no code.
+    202511 stores statistics as NumPy scalars and `timedelta`; unpickling these runs no
+    code.
     """
     number = np.float64(0)
     return [
         *(datetime.timedelta, np.dtype, type(number.dtype)),
-        number.__reduce__()[0],  # numpy's function that makes a number
+        number.__reduce__()[0],  # NumPy's constructor of scalars
     ]
+
+
+_tensors_only: ContextVar[bool] = ContextVar("tensors_only", default=False)
 
 
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
-    """Let every `torch.load` within the block read tensors and primitives only.
+    """Within the block, `load` reads only tensors and primitive types.
 
-    202511 asks for whole pickles, which run code, wherever it loads a model.
+    202511 loads models with `weights_only=False`, which lets a pickle run code.
     """
-    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name, None) for name in switches}
-    os.environ[switches[0]] = "1"
+    token = _tensors_only.set(True)
     try:
         yield
     finally:
-        del os.environ[switches[0]]
-        os.environ.update({k: v for k, v in before.items() if v is not None})
+        _tensors_only.reset(token)
+
+
+def load(f: Any, *args: Any, **kwargs: Any) -> Any:
+    """`torch.load` for ESPnet's modules (see `torch_proxy`)."""
+    if not _tensors_only.get():
+        return torch.load(f, *args, **kwargs)
+    with torch.serialization.safe_globals(checkpoint_types()):
+        return torch.load(f, *args, **{**kwargs, "weights_only": True})

@@ -1,8 +1,9 @@
-"""What a worker process runs first (see `espnet_gq.__main__`).
+"""Entry point of worker processes (see `espnet_gq.__main__`).
 
-Registers the plugin, then gives a spawned worker the names of the main program, as
-Python does for a program it runs itself. A process that was started by the name of the
-main program's spec, as Lightning starts one for each further device, runs the program.
+Registers the plugin. A worker spawned by `multiprocessing` then gets the names of the
+main program, as it would from Python itself. A process that is started with
+`-m` and the name of the main module, as Lightning starts one per further device, runs
+the program.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Writing files aside: a reader sees the old file or the whole new one.
+"""Atomic writes: a reader sees the old file or the complete new one.
 
-What a killed writer leaves has a hidden name that ends in SUFFIX; the next one to write
-to the same folder takes it away.
+Temporary files are hidden and end in SUFFIX; the next writer to the folder deletes
+stale ones.
 """
 
 import contextlib
@@ -10,30 +10,28 @@ import json
 import os
 import secrets
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Iterator, Set, TextIO, Tuple, Union
 
 PathLike = Union[str, Path]
 
 SUFFIX = ".aside"
-LINK_SECONDS = 60
-"""Age from which a link that was to be moved into place is a killed writer's."""
+"""Suffix of temporary files, also of those that the recipes' shell scripts write."""
 _swept: Set[Path] = set()
-"""Folders that this process has cleared of leftovers."""
+"""Folders in which this process has deleted stale files."""
 
 
 @contextlib.contextmanager
-def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; move it into place at the end.
+def atomic_write(path: PathLike, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to, and rename it at the end.
 
-    After an exception within the block the temporary file is removed and `path` is as
-    it was. Missing folders are made.
+    After an exception within the block the temporary file is removed and `path` is
+    unchanged. Missing folders are created.
 
     Args:
         path: The file to write.
-        sync: Have it on the disk before it is moved, so that not even a power failure
-            leaves a part of it. Without, many small files are written sooner.
+        sync: Flush the file to the disk before it is renamed, so that even a power
+            failure leaves no partial file. Many small files are faster without.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +55,11 @@ def written_aside(path: PathLike, sync: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def folder_aside(path: PathLike) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; move it into place at the end.
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` to fill, and rename it at the end.
 
-    As `written_aside`, but `path` must not exist, and what was written to the files is
-    not forced onto the disk.
+    As `atomic_write`, but `path` must not exist, and the files are not flushed to the
+    disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,27 +75,48 @@ def folder_aside(path: PathLike) -> Iterator[Path]:
         os.close(handle)
 
 
-def link_aside(path: PathLike, target: str) -> None:
-    """Set a symbolic link, or set it anew, without a moment in which there is none."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
-    os.symlink(target, temporary)
+@contextlib.contextmanager
+def atomic_files(folder: PathLike) -> Iterator[Path]:
+    """Yield a temporary folder to fill, and move its files to `folder` at the end.
+
+    Each file atomically replaces the one of the same name. After an exception within
+    the block none is moved.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _create(folder, folder=True)
     try:
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            target = folder / path.relative_to(temporary)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def replace_symlink(path: PathLike, target: str) -> None:
+    """Create a symlink, or atomically replace the one that is there."""
+    path = Path(path)
+    # In a folder, which can be locked: a symlink cannot.
+    handle, temporary = _create(path, folder=True)
+    try:
+        os.symlink(target, temporary / path.name)
+        os.replace(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 def remove_leftovers(folder: PathLike) -> None:
-    """Remove what killed writers left in a folder."""
+    """Delete temporary files of killed writers in a folder."""
     for path in Path(folder).glob(f".*{SUFFIX}"):
-        with contextlib.suppress(OSError):  # of a living writer, or gone
-            if path.is_symlink():  # cannot be locked; a living writer moves it at once
-                if time.time() - path.lstat().st_mtime > LINK_SECONDS:
-                    os.unlink(path)
-                continue
-            handle = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # locked by a running writer, or gone
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path) if path.is_dir() else os.unlink(path)
@@ -106,8 +125,10 @@ def remove_leftovers(folder: PathLike) -> None:
 
 
 def _create(path: Path, folder: bool = False) -> Tuple[int, Path]:
-    """Return a new file or folder beside `path`: its handle, locked while we live, and
-    its name."""
+    """Create a file or folder beside `path`; return its locked handle and its name.
+
+    The lock lasts until the handle is closed: what can be locked by others is stale.
+    """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
         if folder:
@@ -122,11 +143,11 @@ def _create(path: Path, folder: bool = False) -> Tuple[int, Path]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, temporary
-        os.close(handle)  # another process took it for a leftover before it was locked
+        os.close(handle)  # another process deleted it before it was locked
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk, where the file system can."""
+    """Flush a folder's entries to the disk if the file system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -135,8 +156,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-class AsideText:
-    """A UTF-8 text file to write to that appears at its path when it is closed.
+class AtomicText:
+    """A UTF-8 text file, open for writing, that appears at its path when closed.
 
     Args:
         path: The file to write.
@@ -144,30 +165,30 @@ class AsideText:
 
     def __init__(self, path: PathLike):
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(written_aside(path))
+            temporary = stack.enter_context(atomic_write(path))
             file = open(temporary, "w", encoding="utf-8")
             self._file: TextIO = stack.enter_context(file)
             self._stack = stack.pop_all()
 
     def write(self, text: str) -> int:
-        """Write a part of the text; returns its length."""
+        """Write text; return its length."""
         return self._file.write(text)
 
     def flush(self) -> None:
-        """Hand what was written to the operating system."""
+        """Flush the buffer to the operating system."""
         self._file.flush()
 
     def close(self) -> None:
-        """Move the file into place; after `discard` and a second time, do nothing."""
+        """Rename the file to its path; does nothing if closed or discarded."""
         self._stack.close()
 
     def discard(self) -> None:
-        """Remove what was written; the path is as it was."""
+        """Delete the temporary file; the path is unchanged."""
         error = InterruptedError()
         with contextlib.suppress(OSError):  # the disk may be full
             self._stack.__exit__(type(error), error, None)
 
-    def __enter__(self) -> "AsideText":
+    def __enter__(self) -> "AtomicText":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -175,11 +196,11 @@ class AsideText:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write UTF-8 text aside and move it into place."""
-    with AsideText(path) as file:
+    """Write UTF-8 text atomically."""
+    with AtomicText(path) as file:
         file.write(text)
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Write JSON aside and move it into place."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,11 +1,11 @@
-"""How sentences about bad input quote it."""
+"""Messages about bad input."""
 
 from typing import Any
 
 LONGEST = 80
 
 
-def shown(value: Any) -> str:
-    """Return a value as a sentence quotes it: its repr, cut where it is long."""
+def quoted(value: Any) -> str:
+    """Return a value as messages quote it: its repr, cut at LONGEST characters."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -1,1 +1,1 @@
-"""What accuracy is measured by: the grid of methods, bits, starts and seeds."""
+"""The accuracy grid: methods, bits, starts and seeds."""

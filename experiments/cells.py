@@ -1,4 +1,4 @@
-"""The cells of the evidence grid, as grid.yaml declares them, and their configs."""
+"""The cells of the grid as declared in grid.yaml, and their training configs."""
 
 import copy
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ SECTIONS = (
 CELL_KEYS = ("architecture", "start", "methods", "ablations", "bits", "seeds")
 
 GQConfs = Dict[str, Config]
-"""gq_conf of the "encoder", the "decoder" and the "model"."""
+"""The gq_conf of the "encoder", the "decoder" and the "model"."""
 
 
 class GridError(ValueError):
-    """What is wrong with the declaration or with a folder, in one sentence."""
+    """An invalid declaration or an unusable folder."""
 
 
 @dataclass(frozen=True, order=True)
@@ -33,11 +33,11 @@ class Cell:
 
     Args:
         architecture: Key of `architectures`.
-        start: Key of `starts`: the float model begun with.
+        start: Key of `starts`: the float model from which training starts.
         method: Key of `methods`.
         bits: Bit width, None for float.
         ablation: Key of `ablations`, or None.
-        seed: Seed of the training, None where nothing is trained.
+        seed: Seed of the training, None if the cell is not trained.
     """
 
     architecture: str
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What files are called after."""
+        """Name of the cell and of its files."""
         words = [self.architecture, self.start, self.method]
         words += [] if self.bits is None else [f"{self.bits}b"]
         words += [] if self.ablation is None else [self.ablation]
@@ -63,9 +63,9 @@ class Architecture:
 
     Args:
         config: Name of a training config in conf/.
-        decoding: "ctc" or "transducer", greedy.
+        decoding: Greedy decoding with "ctc" or "transducer".
         epochs: Epochs of the "float" model and of a "cell".
-        changes: Laid over the config.
+        changes: Keys that override those of the config.
     """
 
     config: str
@@ -75,7 +75,7 @@ class Architecture:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
-    """Return base with changes laid over it; None takes a key away."""
+    """Return base updated recursively with changes; None deletes a key."""
     result = dict(copy.deepcopy(base))
     for key, value in changes.items():
         if value is None:
@@ -89,10 +89,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
 
 
 class Grid:
-    """The declaration.
+    """The declaration of the grid.
+
+    Args:
+        path: The YAML file.
 
     Raises:
-        GridError: If it is wrong; names the file and the place.
+        GridError: If it is invalid; names the file and the place.
     """
 
     def __init__(self, path: Path = DECLARATION):
@@ -103,7 +106,7 @@ class Grid:
             reason = " ".join(str(e).split())
             raise GridError(f"{path}: cannot be read ({reason})") from None
         if not isinstance(found, dict) or set(found) != set(SECTIONS):
-            raise GridError(f"{path}: its sections are to be {', '.join(SECTIONS)}")
+            raise GridError(f"{path}: its sections must be {', '.join(SECTIONS)}")
         self.data: Dict[str, str] = found["data"]
         self.test_sets: List[str] = found["test_sets"]
         self.training: Config = found["training"]
@@ -160,35 +163,35 @@ class Grid:
             )
 
     def matching(self, patterns: Sequence[str]) -> List[Cell]:
-        """Return the cells whose name matches one of some shell patterns, in order.
+        """Return the cells whose names match any of the shell patterns, in order.
 
         Raises:
-            GridError: If none does.
+            GridError: If no name matches.
         """
         found = [c for c in self.cells if any(fnmatchcase(c.name, p) for p in patterns)]
         if not found:
             raise GridError(
-                f"no cell matches {' '.join(patterns)}; their names are like "
-                f"{self.cells[0].name} (`python -m experiments.grid list` prints all)"
+                f"no cell matches {' '.join(patterns)}; cells have names like "
+                f"{self.cells[0].name} (`python -m experiments.grid list` prints them)"
             )
         return found
 
     def trains(self, cell: Cell) -> bool:
-        """Return whether a cell trains, or takes a model as it is."""
+        """Return whether a cell is trained."""
         return not self.recalibrates(cell) and self.methods[cell.method].get(
             "train", True
         )
 
     def recalibrates(self, cell: Cell) -> bool:
-        """Return whether a cell is another's model with new batch-norm statistics."""
+        """Return whether a cell recalibrates the batch norms of another cell."""
         return self.ablation(cell).get("recalibrate", False)
 
     def ablation(self, cell: Cell) -> Config:
-        """Return what is declared of a cell's ablation; empty where it has none."""
+        """Return the declaration of a cell's ablation; empty if it has none."""
         return self.ablations[cell.ablation] if cell.ablation else {}
 
     def titles(self) -> Tuple[Dict[str, str], Dict[str, str]]:
-        """Return what reports call the methods and the ablations."""
+        """Return the titles of the methods and of the ablations for reports."""
         return (
             {name: given["title"] for name, given in self.methods.items()},
             {name: given["title"] for name, given in self.ablations.items()},
@@ -200,7 +203,7 @@ class Grid:
         """Return the training config of the float model.
 
         Raises:
-            GridError: If the config it is made from cannot be read.
+            GridError: If its base config cannot be read.
         """
         given = self.architectures[architecture]
         path = ROOT / "conf" / given.config
@@ -213,7 +216,7 @@ class Grid:
         return config
 
     def gq_confs(self, cell: Cell) -> Optional[GQConfs]:
-        """Return the gq_conf of each part of the model, None for a float cell."""
+        """Return the gq_conf of each part of the model; None for a float cell."""
         conf = self.methods[cell.method].get("gq_conf")
         if conf is None or cell.bits is None:
             return None
@@ -224,11 +227,11 @@ class Grid:
         return {part: merged(conf, change.get(part, {})) for part in PARTS}
 
     def cell_config(self, cell: Cell, gq_confs: Optional[GQConfs] = None) -> Config:
-        """Return the training config of a cell that trains.
+        """Return the training config of a cell that is trained.
 
         Args:
             cell: The cell.
-            gq_confs: In the place of `gq_confs(cell)`.
+            gq_confs: Used instead of `gq_confs(cell)`, if given.
         """
         config = merged(self.float_config(cell.architecture), self.cell_training)
         epochs = self.architectures[cell.architecture].epochs["cell"]

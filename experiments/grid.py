@@ -1,4 +1,4 @@
-"""The accuracy grid: GQ beside its baselines, on models, starts, bits and seeds.
+"""The accuracy grid: GQ and its baselines on several models, starts, bits and seeds.
 
     python -m experiments.grid list  [--work DIR]
     python -m experiments.grid run --work DIR [--cells PATTERN] [--limit N] [--jobs N]
@@ -6,11 +6,11 @@
     python -m experiments.grid tables [--places "conformer-*"]
     python -m experiments.grid check --cell NAME --work OTHER_DIR
 
-grid.yaml declares the cells. `run` makes data and float models once, then trains,
+grid.yaml declares the cells. `run` prepares data and float models once, then trains,
 decodes and scores every cell that has no result file in DIR/results yet. It may be
-interrupted at any time: called again it goes on where it was, within a training at its
-last epoch. A cell that fails leaves a CELL.failed file with the reason, and is tried
-again, last, by the next `run`. See experiments/README.md.
+interrupted at any time: the same command resumes the run, and an interrupted training
+after its last finished epoch. If a cell fails, the reason is written to CELL.failed,
+and the next `run` tries the cell again, after all others. See experiments/README.md.
 """
 
 import argparse
@@ -36,21 +36,21 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
     parser.add_argument(
-        "--grid", type=Path, default=DECLARATION, help="the declaration, a YAML file"
+        "--grid", type=Path, default=DECLARATION, help="declaration of the grid (YAML)"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="print the cells, and which are done")
+    listing = commands.add_parser("list", help="print the cells and their states")
     listing.add_argument("--work", type=Path, help="folder of a run")
     running = commands.add_parser("run", help="run the cells that have no result")
-    running.add_argument("--limit", type=positive, help="at most so many cells")
+    running.add_argument("--limit", type=positive, help="maximum number of cells")
     reporting = commands.add_parser("report", help="write RESULTS.md and the plots")
     reporting.add_argument("--output", type=Path, required=True, help="RESULTS.md")
     reporting.add_argument("--plots", type=Path, help="folder of the plots")
     printing = commands.add_parser("tables", help="print every table of the results")
     checking = commands.add_parser(
-        "check", help="run a cell again, and compare it with its stored result"
+        "check", help="run a cell again and compare it with its stored result"
     )
-    checking.add_argument("--cell", required=True, help="its name")
+    checking.add_argument("--cell", required=True, help="name of the cell")
     for command in (reporting, printing, checking):
         command.add_argument(
             "--results", type=Path, default=RESULTS, help="folder of stored results"
@@ -71,13 +71,13 @@ def get_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--data", type=Path, help="folder of the recordings")
         command.add_argument(
-            "--jobs", type=positive, default=1, help="cells side by side, a thread each"
+            "--jobs", type=positive, default=1, help="parallel cells, one thread each"
         )
     return parser
 
 
 def positive(text: str) -> int:
-    """Return a whole number above 0."""
+    """Parse an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}; allowed: 1 or more")
@@ -85,7 +85,7 @@ def positive(text: str) -> int:
 
 
 def list_cells(args: argparse.Namespace, grid: Grid) -> None:
-    """Print every cell, and its state where a folder is given."""
+    """Print every cell, and its state if a folder is given."""
     for cell in grid.matching(args.cells):
         state = ""
         if args.work is not None:
@@ -97,7 +97,7 @@ def list_cells(args: argparse.Namespace, grid: Grid) -> None:
 
 
 def run_cells(args: argparse.Namespace, grid: Grid) -> int:
-    """Run cells; returns the exit status."""
+    """Run cells; return the exit status."""
     cells = grid.matching(args.cells)
     place = Workplace(args.work, grid, args.data, args.jobs)
     if args.limit is not None:
@@ -135,7 +135,11 @@ def print_tables(args: argparse.Namespace, grid: Grid) -> None:
 
 
 def check(args: argparse.Namespace, grid: Grid) -> int:
-    """Run a cell elsewhere and compare; returns 0 where its WER is as stored."""
+    """Run a cell again and compare it with its stored result.
+
+    Returns:
+        0 if every WER lies within the interval of the stored one, else 1.
+    """
     stored_path = args.results / f"{args.cell}.json"
     stored = read_result(stored_path)
     cells = [cell for cell in grid.cells if cell.name == args.cell]
@@ -156,13 +160,13 @@ def check(args: argparse.Namespace, grid: Grid) -> int:
 
 
 def compare(stored: dict, again: dict) -> List[bool]:
-    """Say for every test set whether a WER lies in the interval of the stored one."""
+    """Compare two results: is each WER within the interval of the stored one?"""
     inside = []
     for name in (*(n for n in stored["sets"] if n in again["sets"]), ALL):
         rates = Rates({"stored": units(stored, name)})
         interval = rates.interval("stored")
         words = sum(n for _, n in units(stored, name).values())
-        # Without any error the interval collapses: 3 errors are what 95% allow.
+        # Without errors the interval has no width; the 95% bound is then 3 errors.
         high = interval.high if interval.value else 100 * 3 / words
         value = Rates({"again": units(again, name)}).values["again"]
         inside.append(interval.low <= value <= high)
@@ -196,7 +200,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     except (GridError, StepFailed) as e:
         sys.exit(f"grid: {e}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", flush=True)
+        print("interrupted: run the same command to resume", flush=True)
         sys.exit(130)
 
 

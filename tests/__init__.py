@@ -1,1 +1,1 @@
-"""The tests, and what they share; helpers are imported as tests.ROOM.NAME."""
+"""Tests and their shared helpers, which are imported as tests.ROOM.NAME."""

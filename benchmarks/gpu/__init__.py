@@ -1,1 +1,1 @@
-"""The check on a GPU of all that cannot be shown without one."""
+"""Checks that need a GPU."""

@@ -1,9 +1,9 @@
-"""Check on a GPU, in minutes, all that could not be checked without one.
+"""Run, within minutes, every check that needs a GPU.
 
     make gpu-check
-    python -m benchmarks.gpu.check --device cpu     small sizes: shows that it works
+    python -m benchmarks.gpu.check --device cpu     small sizes: tests the check itself
 
-Prints one table and writes JSON. See README.md beside this file.
+Prints one table and writes JSON. See benchmarks/gpu/README.md.
 """
 
 import argparse
@@ -17,18 +17,16 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch
-
 from benchmarks import ROOT
 from benchmarks.gpu.rows import CPU_FACTOR, FAIL, ROWS, Row
 from benchmarks.gpu.table import counted, lines_of
-from benchmarks.options import command, new_parser
+from benchmarks.options import check_device, command, new_parser
 from benchmarks.report import machine, progress
 from espnet_gq.files import write_json
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End a row's process and those that it has started."""
+    """Kill a row's process and the processes that it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -37,12 +35,12 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
-    """Run a row in a process of its own; return its record.
+    """Run a row in a new process; return its record.
 
     Args:
-        row: Which.
+        row: The row to run.
         args: The command line.
-        limit: Seconds that are left.
+        limit: Remaining time in seconds.
     """
     own = row.seconds * (CPU_FACTOR if args.device == "cpu" else 1)
     limit = min(own, limit)
@@ -68,7 +66,7 @@ def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
     if code != 0:
         last = (text.strip().splitlines() or ["no message"])[-1][:200]
         what = f"stopped after {limit:.0f} s" if code is None else f"exit status {code}"
-        case = "the row to its end"
+        case = "row completes"
         results.append(dict(case=case, status=FAIL, note=f"{what}: {last}"))
     if args.verbose:
         print(text, file=sys.stderr)
@@ -81,24 +79,23 @@ def run_row(row: Row, args: argparse.Namespace, limit: float) -> Dict[str, Any]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the command line's parser."""
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
-    add("--rows", nargs="+", choices=[r.module for r in ROWS], help="only these")
-    add("--minutes", type=float, help="for all rows (default: 8, on a CPU 30)")
-    add("--small", action="store_true", help="small sizes on a GPU too")
+    add("--rows", nargs="+", choices=[r.module for r in ROWS], help="run only these")
+    add("--minutes", type=float, help="total time limit (default: 8, on a CPU 30)")
+    add("--small", action="store_true", help="use small sizes on a GPU, too")
     add("--json", type=Path, help="file for the results")
     add("--verbose", action="store_true", help="show what the rows print")
     return parser
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the rows, print the table; 1 where a line failed."""
+    """Run the rows and print the table; return 1 if any check failed, else 0."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
+    check_device(parser, args.device)
     args.small |= args.device == "cpu"
     if args.minutes is None:
         args.minutes = 30 if args.device == "cpu" else 8
@@ -118,7 +115,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             continue
         left = end - time.monotonic()
         if left < 5:
-            note = f"not run: {args.minutes:g} minutes were over"
+            note = f"not run: the limit of {args.minutes:g} minutes was reached"
             found = dict(row=row.module, what=row.what, seconds=0.0, results=[])
             found["results"] = [dict(case=row.what, status=FAIL, note=note)]
         else:

@@ -1,9 +1,9 @@
-"""Compile the Triton kernels to machine code for GPUs that need not be there.
+"""Compile the Triton kernels to machine code without a GPU.
 
     python -m benchmarks.gpu.compile_kernels --json compiled.json
 
-compiles every form of both kernels for every compute capability (some five minutes on
-one core) and checks what the compiler made of each against LIMITS.
+Compiles every form of both kernels for every compute capability (about five minutes on
+one core) and checks the resources that each compiled kernel uses against LIMITS.
 """
 
 import itertools
@@ -24,10 +24,11 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 KERNELS = ("forward", "backward")
 WIDTHS = range(1, 9)
 LIMITS = {"registers": 168, "stack": 16, "shared": 2048, "float64": 0}
-"""Most registers per thread (168 let three blocks run on a multiprocessor), bytes of
-stack per thread (spilled registers lie there), bytes of shared memory per block, and
-float64 instructions: consumer GPUs have hardly any units for them, and a constant that
-float32 cannot hold makes Triton compute in float64."""
+"""Maxima of registers per thread (168 allow three blocks per multiprocessor), bytes of
+stack per thread (spilled registers are stored there), bytes of shared memory per block
+and float64 instructions. Consumer GPUs have few float64 units, and Triton computes in
+float64 when a constant cannot be represented in float32.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Form:
 
     Args:
         kernel: One of KERNELS.
-        capability: Compute capability, ten times.
+        capability: Compute capability times ten, for example 86.
         bits: Bit width.
-        per_row: One scale per row (granularity "channel"), or one ("tensor").
-        hard: Hard or soft assignment.
-        aligned: Pointers and columns divisible by 16, as Triton compiles most calls.
+        per_row: One scale per row (granularity "channel") instead of one per tensor.
+        hard: Hard instead of soft assignment.
+        aligned: Pointers and columns are divisible by 16, as in most calls.
     """
 
     kernel: str
@@ -60,7 +61,7 @@ class Form:
 
 
 def unavailable() -> Optional[str]:
-    """Return why nothing can be compiled here, None where it can."""
+    """Return why no kernel can be compiled here; None if kernels can be compiled."""
     if triton_kernel.triton is None:
         return "this PyTorch build has no Triton"
     if not hasattr(triton_kernel._forward_kernel, "cache_key"):
@@ -69,9 +70,10 @@ def unavailable() -> Optional[str]:
         from triton import knobs
         from triton.backends.compiler import GPUTarget  # noqa: F401
     except ImportError as e:
-        return f"Triton {triton_kernel.triton.__version__} compiles otherwise: {e}"
+        version = triton_kernel.triton.__version__
+        return f"Triton {version} has another compiler interface: {e}"
     if not Path(knobs.nvidia.cuobjdump.path).exists():
-        return "Triton came without cuobjdump"
+        return "this installation of Triton has no cuobjdump"
     return None
 
 
@@ -94,7 +96,7 @@ def compile_form(form: Form) -> Dict[str, int]:
         pointer = name.endswith("_ptr")
         number = "fp32" if name in ("alpha", "q2") else "i32"
         types.append("*fp32" if pointer else number)
-        # A codebook begins behind one number of padding.
+        # A codebook starts after one padding value and is not aligned.
         if (pointer or name == "cols") and name not in ("c_ptr", "dc_ptr"):
             aligned.append(index)
     return compiled(
@@ -109,12 +111,12 @@ def compiled(
     constants: Dict[str, Any],
     aligned: Sequence[int] = (),
 ) -> Dict[str, int]:
-    """Compile a Triton kernel; return the figures that LIMITS are for.
+    """Compile a Triton kernel; return its figures for comparison with LIMITS.
 
     Args:
         kernel: Function decorated by `triton.jit`.
-        capability: Compute capability, ten times.
-        types: Of its arguments, without the constants that follow them.
+        capability: Compute capability times ten, for example 86.
+        types: Types of its arguments, excluding the constants, which come last.
         constants: Values of its constant arguments.
         aligned: Indices of the arguments that are divisible by 16.
     """
@@ -137,7 +139,7 @@ def compiled(
 
 
 def _resources(cubin: bytes) -> Dict[str, int]:
-    """Return registers per thread and bytes of stack of machine code."""
+    """Return registers and bytes of stack per thread of a compiled kernel."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -151,12 +153,12 @@ def _resources(cubin: bytes) -> Dict[str, int]:
         ).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     if found is None:
-        raise RuntimeError(f"cuobjdump says no registers: {text!r}")
+        raise RuntimeError(f"cuobjdump reports no registers: {text!r}")
     return dict(registers=int(found[1]), stack=int(found[2]))
 
 
 def beyond_limits(figures: Dict[str, int]) -> List[str]:
-    """Return what exceeds LIMITS, in words."""
+    """Describe every figure that exceeds its limit."""
     return [
         f"{name} {figures[name]} (at most {most})"
         for name, most in LIMITS.items()
@@ -165,7 +167,7 @@ def beyond_limits(figures: Dict[str, int]) -> List[str]:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Compile all forms, print the most that any needs, write the figures."""
+    """Compile all forms, print the maximum of each figure and write the figures."""
     parser = new_parser(__doc__)
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args(argv)
@@ -177,16 +179,14 @@ def main(argv: Optional[List[str]] = None) -> int:
     with tempfile.TemporaryDirectory() as cache:
         from triton import knobs
 
-        knobs.cache.dir = cache  # a kernel compiled before is no evidence
+        knobs.cache.dir = cache  # otherwise a cached kernel would be reported
         for form in all_forms():
             figures = compile_form(form)
             rows.append(dict(asdict(form), **figures))
             for words in beyond_limits(figures):
                 failures += 1
                 print(f"{form}: {words}")
-    print(
-        f"{len(rows)} forms compiled, {failures} beyond the limits; the most of each:"
-    )
+    print(f"{len(rows)} forms compiled, {failures} figures exceed the limits; maxima:")
     for kernel in KERNELS:
         most: Counter[str] = Counter()
         for row in rows:

@@ -1,4 +1,4 @@
-"""ESPnet's recognisers in the sizes that the rows train and decode."""
+"""ESPnet recognisers in the sizes that the rows train and decode."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional
@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 import torch
 from torch import nn
 
-from benchmarks.espnet_models import build
+from benchmarks.espnet_models import build, set_codebooks
 from benchmarks.training.step import Workload
 from benchmarks.training.variants import (
     Architecture,
@@ -15,7 +15,7 @@ from benchmarks.training.variants import (
     config,
     import_packages,
 )
-from espnet_gq.nn.prepare import fit_quantizers, quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 SHORT = Workload(2, 1.5)
 ATTENTION = dict(output_size=32, attention_heads=2, num_blocks=2)
@@ -24,12 +24,12 @@ RNN = dict(hidden_size=32, output_size=32, num_layers=2)
 
 @dataclass(frozen=True)
 class Recogniser:
-    """An Architecture: vocabulary, and ESPnet's classes.
+    """An Architecture given by its vocabulary and ESPnet's classes.
 
     Args:
         encoder, decoder: Names of ESPnet's classes.
         encoder_conf, decoder_conf: Their options.
-        vocabulary: Tokens.
+        vocabulary: Number of tokens.
         joint: Size of the joint network of a transducer.
     """
 
@@ -55,7 +55,7 @@ class Recogniser:
             decoder=self.decoder,
             decoder_conf=dict(self.decoder_conf),
             joint_net_conf=dict(joint_space_size=self.joint),
-            # What a recipe for transducers has.
+            # As in ESPnet's transducer recipes.
             init="xavier_uniform" if self.decoder == "transducer" else None,
         )
 
@@ -84,7 +84,7 @@ ARCHITECTURES: Dict[str, Recogniser] = {
     ),
     "transducer": RNNT,
 }
-"""Each quantized encoder and decoder once."""
+"""One recogniser for every quantized encoder and decoder."""
 
 CONFORMER_30M = Size()
 CONFORMER_115M = replace(
@@ -110,13 +110,13 @@ LSTM_60M = Recogniser(
 def quantized(
     recogniser: Architecture, bits: Optional[int], device: str, fast: bool = True
 ) -> nn.Module:
-    """Return a recogniser prepared for training at a bit width.
+    """Build a recogniser for training at a bit width.
 
     Args:
         recogniser: A Recogniser or a Size.
         bits: Bit width; None for the float model.
-        device: Where to put it.
-        fast: Set codebooks by the weights' standard deviation instead of fitting them.
+        device: Device to move the model to.
+        fast: Set codebooks from the weights' standard deviation instead of fitting.
     """
     import_packages(Variant("float"))
     torch.manual_seed(0)
@@ -128,25 +128,11 @@ def quantized(
     return model.to(device).train()
 
 
-def set_codebooks(model: nn.Module) -> None:
-    """Set scale and curvature by the weights' standard deviation.
-
-    Fitting sorts all weights on the CPU; neither time nor memory of a step depends on
-    where the centroids are.
-    """
-    for _, weight, quantizer in quantized_weights(model):
-        with torch.no_grad():
-            quantizer.log_scale.fill_(float((3 * weight.std()).clamp_min(1e-6).log()))
-            log_mu: Any = quantizer.log_mu
-            log_mu.fill_(1.0)
-        quantizer.fitted = True
-
-
 def batch(seed: int, vocabulary: int, device: str) -> Dict[str, torch.Tensor]:
-    """Return a short batch."""
+    """Return a batch of two short utterances."""
     return SHORT.batch(seed, vocabulary, device)
 
 
 def state(model: nn.Module) -> List[torch.Tensor]:
-    """Return the values of all parameters."""
+    """Return copies of all parameters."""
     return [p.detach().clone() for p in model.parameters()]

@@ -1,8 +1,8 @@
-"""The results of `check.py` as a Markdown table.
+"""Print the results of `check.py` as a Markdown table.
 
     python -m benchmarks.gpu.table gpu_check.json
 
-prints what the check itself has printed.
+The output is the same as that of the check itself.
 """
 
 import json
@@ -34,12 +34,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def counted(record: Dict[str, Any]) -> Counter:
-    """Return how many lines have each status."""
+    """Count the results by status."""
     return Counter(x["status"] for row in record["rows"] for x in row["results"])
 
 
 def lines_of(record: Dict[str, Any]) -> List[str]:
-    """Return machine, table and totals."""
+    """Return the description of the machine, the table and the totals as lines."""
     cells = [
         [
             row["row"] if index == 0 else "",
@@ -71,7 +71,7 @@ def lines_of(record: Dict[str, Any]) -> List[str]:
 def main(argv: Optional[List[str]] = None) -> None:
     """Print the table of a file."""
     parser = new_parser(__doc__)
-    parser.add_argument("json", type=Path, help="what check --json wrote")
+    parser.add_argument("json", type=Path, help="file written by check --json")
     print("\n".join(lines_of(json.loads(parser.parse_args(argv).json.read_text()))))
 
 

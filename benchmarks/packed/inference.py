@@ -1,4 +1,4 @@
-"""Packed CPU inference beside float32 and PyTorch's dynamic int8.
+"""Packed CPU inference compared with float32 and PyTorch's dynamic int8.
 
     python -m benchmarks.packed.inference --json packed_inference.json
 
@@ -16,21 +16,21 @@ import torch
 from benchmarks import options
 from benchmarks.measuring import MIB
 from benchmarks.packed import kernels, latency, memory, plot, steps
-from benchmarks.packed.models import SIZES, describe, import_packages, quiet
+from benchmarks.packed.models import SIZES, describe, import_packages
 from benchmarks.packed.speech import DATA, Utterance, utterances
 from benchmarks.packed.variants import Aim, Variant, variants
-from benchmarks.report import machine, machine_lines
+from benchmarks.report import machine, machine_lines, quiet
 from espnet_gq.files import write_json
 from espnet_gq.native import available, instruction_sets
 from espnet_gq.native.library import MODES
 
 PARTS = ("kernels", "models", "latency", "memory")
 FILES = ("--json", "--plot", "--cache", "--data")
-"""Options that no figure depends on, but for the speech, which is described."""
+"""Options that do not affect the figures, except --data: the speech is recorded."""
 
 
 class Run:
-    """A run of the benchmark: what is compared, and where the figures go.
+    """A run of the benchmark: the compared variants and the figures so far.
 
     Args:
         args: The command line.
@@ -45,7 +45,7 @@ class Run:
         self.speech = ""
 
     def start(self, part: str) -> Dict[str, Any]:
-        """Return the part's dict in the figures, with what they depend on."""
+        """Add a part with its command, machine and options to the figures."""
         found = dict(
             command=options.command(*FILES),
             machine=describe_machine(),
@@ -62,14 +62,14 @@ class Run:
             write_json(self.args.json, self.figures)
 
     def finish(self, part: str, found: Dict[str, Any], aims: List[Aim]) -> None:
-        """Print and keep the aims of a part, and write the figures."""
+        """Print a part's targets and add them to the figures, and write the figures."""
         found["aims"] = [aim.record() for aim in aims]
         if aims:
             print("\n" + "\n".join(str(aim) for aim in aims), flush=True)
         self.write()
 
     def listen(self) -> None:
-        """Read the utterances, once."""
+        """Read the utterances on the first call, and print what they are."""
         if not self.spoken:
             args = self.args
             self.spoken, self.speech = utterances(args.data, args.utterances)
@@ -78,7 +78,7 @@ class Run:
     # --- the parts -------------------------------------------------------------------
 
     def kernels(self) -> None:
-        """Time products."""
+        """Time matrix products."""
         args, part = self.args, self.start("kernels")
         print(f"\n## kernels\n\n{args.rounds} rounds", flush=True)
         cases = kernels.measure(self.compared, args.threads, args.rounds, args.quick)
@@ -102,7 +102,7 @@ class Run:
         )
 
     def latency(self) -> None:
-        """Decode in chunks on a virtual clock."""
+        """Measure latency of chunked decoding on a simulated clock."""
         args = self.args
         streaming = [name for name in args.sizes if SIZES[name].streams]
         self._sizes(
@@ -117,7 +117,7 @@ class Run:
         )
 
     def memory(self) -> None:
-        """Load and decode in processes of their own."""
+        """Measure the memory of loading and decoding in new processes."""
         args = self.args
         self._sizes(
             "memory",
@@ -131,7 +131,7 @@ class Run:
         )
 
     def _typical(self) -> Utterance:
-        """Return the utterance of about median length."""
+        """Return the utterance of median length."""
         return sorted(self.spoken, key=lambda u: u.seconds)[len(self.spoken) // 2]
 
     def _sizes(
@@ -143,14 +143,14 @@ class Run:
         aims: Callable[[str, Dict[str, Any]], List[Aim]] = lambda name, found: [],
         left_out: Sequence[str] = (),
     ) -> None:
-        """Measure, print and write a part, one size after another."""
+        """Measure, print and write a part for one size after another."""
         part = self.start(name_of_part)
         print(f"\n## {name_of_part}\n", flush=True)
         if name_of_part != "models":
             self.listen()
             part["speech"] = self.speech
         if left_out:
-            print(f"needs the whole utterance, left out: {', '.join(left_out)}")
+            print(f"left out (needs the whole utterance): {', '.join(left_out)}")
         part["sizes"], reached = {}, []
         for name in names:
             print("\n" + describe(name, self.cache)[1], flush=True)
@@ -162,10 +162,10 @@ class Run:
 
 
 def read_figures(path: Optional[Path]) -> Dict[str, Any]:
-    """Return the figures of the file, those of parts that were run before.
+    """Read the figures of earlier runs; empty if there is no file.
 
     Raises:
-        ValueError: If the file is something else.
+        ValueError: If the file holds something else.
     """
     empty: Dict[str, Any] = dict(benchmark="packed_inference", parts={})
     if path is None or not path.exists():
@@ -178,11 +178,11 @@ def read_figures(path: Optional[Path]) -> Dict[str, Any]:
             return found
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{path} exists and holds something else; allowed: a new file")
+    raise ValueError(f"{path} holds no figures of this benchmark; allowed: a new file")
 
 
 def describe_machine() -> Dict[str, Any]:
-    """Return what the figures depend on besides the command."""
+    """Describe hardware and versions, on which the figures depend."""
     return dict(
         machine("cpu"),
         packed_instruction_set=instruction_sets()[0] if available() else None,
@@ -204,40 +204,40 @@ def print_machine() -> None:
 
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
-    """Return the command line; `quick` changes the defaults."""
+    """Return the command line's parser; `quick` selects the defaults of --quick."""
     parser = options.new_parser(__doc__, show_defaults=True)
     add = parser.add_argument
     usual = [name for name in SIZES if not name.startswith("tiny")]
     for name, allowed, default, of in (
-        ("parts", PARTS, PARTS, "the benchmark"),
-        ("sizes", SIZES, ["tiny"] if quick else usual, "the recognisers"),
-        ("modes", MODES, ("int8", "exact"), "packed computation"),
+        ("parts", PARTS, PARTS, "parts to run"),
+        ("sizes", SIZES, ["tiny"] if quick else usual, "models to measure"),
+        ("modes", MODES, ("int8", "exact"), "modes of packed layers"),
     ):
         add(
             f"--{name}",
             type=options.listed(str),
             default=",".join(default),
-            help=f"of {of}: which of {', '.join(allowed)}",
+            help=f"{of}: some of {', '.join(allowed)}",
         )
     widths = "8,5" if quick else "8,6,5,4,2,1"
     options.add_bits(parser, widths, "bit widths of the packed variants")
     rounds, whole, runs = (2, 1, 1) if quick else (20, 7, 2)
     threads = 1 if quick else torch.get_num_threads()
-    add("--threads", type=int, default=threads, help="of torch and of the kernels")
-    add("--rounds", type=int, default=rounds, help="of products and steps")
-    add("--utterance-rounds", type=int, default=whole, help="of whole utterances")
+    add("--threads", type=int, default=threads, help="threads of PyTorch and kernels")
+    add("--rounds", type=int, default=rounds, help="rounds of products and steps")
+    add("--utterance-rounds", type=int, default=whole, help="rounds of utterances")
     add("--memory-runs", type=int, default=runs, help="processes per variant")
-    add("--data", type=Path, default=DATA, help="folder that has LibriSpeech/")
+    add("--data", type=Path, default=DATA, help="folder that contains LibriSpeech/")
     add(
         "--utterances",
         type=int,
         default=2 if quick else 0,
-        help="most utterances to decode, evenly spread; 0: all",
+        help="maximum number of utterances, evenly spaced; 0: all",
     )
-    add("--chunk-ms", "--chunk_ms", type=int, default=160, help="of streamed speech")
-    add("--cache", type=Path, help="folder to keep the models in; default: temporary")
-    add("--quick", action="store_true", help="a tiny model and other small defaults")
-    add("--json", type=Path, help="file for the figures; keeps parts not run now")
+    add("--chunk-ms", "--chunk_ms", type=int, default=160, help="length of a chunk")
+    add("--cache", type=Path, help="folder for the models; default: temporary")
+    add("--quick", action="store_true", help="use a tiny model and small defaults")
+    add("--json", type=Path, help="file for the figures; its other parts are kept")
     add("--plot", type=Path, help="file for the plot (PNG)")
     return parser
 
@@ -251,9 +251,9 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     if args.utterances < 0:
         parser.error("--utterances; allowed: 0 (all) or more")
     if "memory" in args.parts and not Path("/proc/self/status").exists():
-        parser.error("--parts memory; allowed on Linux, which tells what is resident")
+        parser.error("--parts memory needs Linux, which reports resident memory")
     if not available():
-        parser.error("the packed kernels were not built; allowed: a build with them")
+        parser.error("the packed kernels were not built: reinstall with a C++ compiler")
     try:
         read_figures(args.json)
     except ValueError as e:

@@ -1,4 +1,4 @@
-"""Time of one matrix product through the layers, and how much of it is reading."""
+"""Time of one matrix product through the layers, and its share of read bandwidth."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -25,26 +25,26 @@ from espnet_gq.runtime.layers import PackedLinear
 from espnet_gq.runtime.layout import planes_size
 
 CYCLED_BYTES = 160_000_000
-"""At least this many bytes of weights at 1 byte each take turns."""
+"""Minimum total size of the weights that take turns, at 1 byte per weight."""
 READ_BYTES = 256 * MIB
 READING = Variant("reading")
-"""What reads memory in the same rounds."""
+"""Reads memory in the same rounds, as a reference for the read bandwidth."""
 AIMS_OWN = {6: 0.82, 5: 0.70, 4: 0.58}
-"""Largest ratios to the time of own 8 bits, batch 1, beyond L2, mode int8."""
+"""Target ratios to the packed 8-bit time: batch 1, weights beyond L2, mode int8."""
 AIMS_TORCH = {6: 0.70, 5: 0.60, 4: 0.50}
-"""The same to PyTorch's dynamic int8."""
+"""Target ratios to PyTorch's dynamic int8 under the same conditions."""
 AIM_WORST = 1.10
-"""Largest ratio to PyTorch's dynamic int8 of any shape and batch size, mode int8."""
+"""Target ratio to PyTorch's dynamic int8 for all shapes and batch sizes, mode int8."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A product: weight (rows, cols), activations (batch, cols).
+    """A product of activations (batch, cols) and a weight (rows, cols).
 
     Args:
         rows, cols: Shape of the weight.
         batch: Rows of activations.
-        beyond: Whether many copies of the weight take turns, so that none is in cache.
+        beyond: Copies of the weight take turns, so that none stays in cache.
     """
 
     rows: int
@@ -61,7 +61,7 @@ _INSIDE = ((64, 64), (256, 256))
 
 
 def cases(quick: bool) -> List[Case]:
-    """Return the products to be timed, those of a shape together."""
+    """Return the products to time, grouped by shape."""
     beyond, batches = (
         (((256, 128),), (1, 4)) if quick else (_BEYOND, (1, 4, 16, 64, 512))
     )
@@ -73,7 +73,7 @@ def cases(quick: bool) -> List[Case]:
 
 
 def cache_bytes() -> Dict[str, int]:
-    """Return the sizes of the data caches of a core by level, as far as known."""
+    """Return the sizes of a core's data caches by level, as far as they are known."""
     found = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
@@ -89,7 +89,7 @@ def cache_bytes() -> Dict[str, int]:
 
 
 def copies(case: Case, quick: bool) -> int:
-    """Return how many weights take turns, the same number for every variant."""
+    """Return how many copies of a weight take turns; the same for every variant."""
     if not case.beyond:
         return 1
     amount = (
@@ -99,7 +99,7 @@ def copies(case: Case, quick: bool) -> int:
 
 
 def layers(variant: Variant, case: Case, count: int) -> List[nn.Module]:
-    """Return `count` layers with weights in memory of their own."""
+    """Return `count` layers whose weights do not share memory."""
     torch.manual_seed(0)
     made: List[nn.Module] = []
     if variant.bits is None or variant.mode is None:
@@ -128,19 +128,19 @@ def layers(variant: Variant, case: Case, count: int) -> List[nn.Module]:
 
 
 def weight_bytes(variant: Variant, case: Case) -> int:
-    """Return the bytes of a weight that a product reads."""
+    """Return how many bytes of a weight a product reads."""
     if variant.bits is not None:
         return planes_size(case.rows, case.cols, variant.bits)
     return case.rows * case.cols * variant.stored_bits // 8
 
 
 class Timed:
-    """Products with the copies of a weight in turn; a call returns seconds per product.
+    """Products that cycle through copies of a weight; a call returns seconds for each.
 
     Args:
         made: The layers.
         x: Activations.
-        seconds: About how long a measurement takes.
+        seconds: Approximate duration of a measurement.
     """
 
     def __init__(self, made: Sequence[nn.Module], x: torch.Tensor, seconds: float):
@@ -151,7 +151,7 @@ class Timed:
 
     def __call__(self) -> float:
         made, x, at, size = self.made, self.x, self.at, len(self.made)
-        made[at - 1](x)  # code and activations are in cache; this weight is not timed
+        made[at - 1](x)  # untimed: brings code and activations into cache
         start = time.perf_counter()
         for i in range(at, at + self.count):
             made[i % size](x)
@@ -161,7 +161,7 @@ class Timed:
 
 
 def reader(threads: int, size: int) -> Callable[[], float]:
-    """Return a call that reads a buffer once and returns the bytes per second."""
+    """Return a function that reads a buffer once and returns bytes per second."""
     buffer, kernels = torch.ones(size, dtype=torch.uint8), loaded()
     if kernels is None:
         raise RuntimeError("the packed kernels were not built")
@@ -178,7 +178,7 @@ def reader(threads: int, size: int) -> Callable[[], float]:
 
 
 def _call_once(made: Iterable[Sequence[nn.Module]], x: torch.Tensor) -> None:
-    """Let every layer do what it does only once."""
+    """Call every layer once, so that one-time work is not timed."""
     for several in made:
         for layer in several:
             layer(x)
@@ -188,7 +188,7 @@ def _call_once(made: Iterable[Sequence[nn.Module]], x: torch.Tensor) -> None:
 def measure(
     compared: Sequence[Variant], threads: int, rounds: int, quick: bool
 ) -> List[Dict[str, Any]]:
-    """Return a dict of figures for each case."""
+    """Measure every case; return one dict of figures per case."""
     found: List[Dict[str, Any]] = []
     read = reader(threads, 2**22 if quick else READ_BYTES)
     shape: Tuple[int, ...] = ()
@@ -204,7 +204,7 @@ def measure(
         for variant in compared:
             calls[variant] = Timed(made[variant], x, 0.001 if quick else 0.01)
         values = interleave(calls, rounds)
-        calls.clear()  # the next weights need the memory
+        calls.clear()  # free memory for the next weights
         speed = values.pop(READING)
         rows = figures(values)
         for row in rows:
@@ -235,7 +235,7 @@ HEADER = (
 
 
 def lines(found: Sequence[Dict[str, Any]]) -> List[str]:
-    """Return the tables."""
+    """Format the tables."""
     text = []
     for case in found:
         name = Case(*(case[k] for k in ("rows", "cols", "batch", "beyond")))
@@ -262,7 +262,7 @@ def lines(found: Sequence[Dict[str, Any]]) -> List[str]:
 
 
 def aims(found: Sequence[Dict[str, Any]]) -> List[Aim]:
-    """Return what mode int8 reached: the worst shape decides."""
+    """Compare mode int8 with its targets; the slowest shape counts."""
     reached = []
     rows = [
         (case, row)
@@ -299,7 +299,7 @@ def _worst(rows, key: str, what: str, most: float) -> List[Aim]:
 
 
 def notes(found: Sequence[Dict[str, Any]]) -> List[str]:
-    """Return what the copies of narrow weights that fit into the cache mean."""
+    """Name the bit widths whose copies together fit into the last-level cache."""
     last = max(cache_bytes().values(), default=0)
     fit = {
         row["bits"]

@@ -1,4 +1,4 @@
-"""From the end of speech to the final result, decoding in chunks as they arrive."""
+"""Latency from the end of speech to the final result, decoded chunk by chunk."""
 
 import time
 from dataclasses import asdict
@@ -22,15 +22,15 @@ from benchmarks.report import median_cell, progress
 from espnet_gq.analysis.tables import markdown
 
 AIM = 0.70
-"""Largest ratio of 5 to own 8 bits with AIM_SIZE, P50 and P90, mode int8."""
+"""Target ratio of 5 to 8 packed bits for AIM_SIZE, P50 and P90, mode int8."""
 AIM_SIZE = "rnnt100m"
 
 
 def decode(decoder, samples: np.ndarray, chunk: int) -> Tuple[float, float, int]:
-    """Return latency, time at work (both in seconds) and the number of labels.
+    """Decode an utterance; return latency and processing time in seconds, and labels.
 
-    The clock is virtual: a chunk arrives when it has been spoken, and its processing
-    begins then or when that of the chunk before ends, and takes as long as measured.
+    The clock is simulated: a chunk arrives when it has been spoken. Its processing
+    starts then or when the previous chunk is done, and takes as long as measured.
     """
     finish = busy = 0.0
     labels: List[int] = []
@@ -53,7 +53,7 @@ def measure(
     spoken: Sequence[Utterance],
     chunk_ms: int,
 ) -> Dict[str, Any]:
-    """Return the figures of a size: all variants decode each utterance in turn."""
+    """Measure a size: all variants decode each utterance in turn."""
     found, _ = describe(name, cache)
     loaded = load_decoders(name, compared, cache)
     chunk = chunk_ms * SAMPLE_RATE // 1000
@@ -118,7 +118,7 @@ HEADER = (
 
 
 def lines(found: Dict[str, Any]) -> List[str]:
-    """Return the table of a size."""
+    """Format the table of a size."""
 
     def cell(row, key: str) -> str:
         return "-" if row[key] is None else f"{row[key]['p90']:.3f}"
@@ -149,7 +149,7 @@ def lines(found: Dict[str, Any]) -> List[str]:
 
 
 def aims(name: str, found: Dict[str, Any]) -> List[Aim]:
-    """Return what 5 bits reached over 8 bits in mode int8; aimed at for one size."""
+    """Compare 5 with 8 bits in mode int8; only AIM_SIZE has a target."""
     if name != AIM_SIZE:
         return []
     return [

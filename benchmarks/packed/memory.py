@@ -23,28 +23,26 @@ from benchmarks.packed.models import (
     describe,
     files,
     import_packages,
-    quiet,
     streaming_decoder,
 )
 from benchmarks.packed.speech import Utterance, noise
 from benchmarks.packed.variants import FLOAT, TORCH_INT8, Aim, Variant, variant_of
-from benchmarks.report import progress, spread_cell
+from benchmarks.report import progress, quiet, spread_cell
 from espnet_gq.analysis.tables import markdown
 
 AIM = 0.70
-"""Largest ratio of 5 to own 8 bits: after loading and at most, whole process and what
-the recogniser adds to it."""
+"""Target ratio of 5 to 8 packed bits: loaded and peak, total and added memory."""
 MOST_SECONDS = 10.0
 LABELS = 20
-"""Labels that a hybrid model emits; without them its search might never end."""
+"""Number of labels that a hybrid model emits; otherwise its search might not end."""
 LEAST_BYTES = MIB
-"""Less is not compared: the system counts pages by the batch."""
+"""Smaller figures are not compared: the system counts resident pages in batches."""
 FIGURES = ("imports", "loaded", "loading_peak", "trimmed", "decoded", "peak")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process does."""
+    """The work of one process."""
 
     name: str
     variant: Variant
@@ -81,11 +79,10 @@ def _decode(name: str, speech2text: Callable, samples: np.ndarray, chunk: int) -
 
 
 def memory_of(job: Job) -> Dict[str, Any]:
-    """Return bytes resident at each of FIGURES; for a new process.
+    """Return the resident bytes at each of FIGURES; to be called in a new process.
 
-    "imports" is what is resident after a tiny model has decoded, when every library
-    has loaded what it loads late; "trimmed" follows "loaded" when memory that loading
-    freed is given back to the system.
+    "imports" is measured after a tiny model has decoded, when every library has loaded
+    its lazy parts. "trimmed" is "loaded" after freed memory was returned to the system.
     """
     quiet()
     torch.set_num_threads(job.threads)
@@ -103,14 +100,14 @@ def memory_of(job: Job) -> Dict[str, Any]:
     found["trimmed"] = resident("VmRSS")
     _decode(job.name, speech2text, job.samples, job.chunk)
     found["decoded"] = resident("VmRSS")
-    # The system brings the peak up to date from time to time.
+    # Linux updates the peak with a delay.
     seen = (found["loaded"], found["loading_peak"], found["decoded"])
     found["peak"] = max(*seen, resident("VmHWM"))
     return found
 
 
 def warm_size(name: str) -> str:
-    """Return the tiny model of the same kind."""
+    """Return the name of the tiny model of the same kind."""
     return next(
         tiny
         for tiny, size in SIZES.items()
@@ -127,7 +124,7 @@ def measure(
     threads: int,
     runs: int,
 ) -> Dict[str, Any]:
-    """Return the figures of a size, each from processes of their own, in turn."""
+    """Measure a size, each figure in new processes, variants in turn."""
     found, _ = describe(name, cache)
     samples = utterance.samples[: int(MOST_SECONDS * SAMPLE_RATE)]
     found.update(
@@ -171,7 +168,7 @@ def measure(
 
 
 KEYS = ("loaded_bytes", "peak_bytes", "added_loaded_bytes", "added_peak_bytes")
-"""Whole process after loading and at most; both less what the imports hold."""
+"""Loaded and peak of the whole process, and both minus the memory of the imports."""
 
 
 def _figures(runs: List[Dict[str, Any]]) -> Dict[str, Any]:
@@ -210,7 +207,7 @@ HEADER = (
 
 
 def lines(found: Dict[str, Any]) -> List[str]:
-    """Return the table of a size; the last three ratios are of the added peak."""
+    """Format the table of a size; the last three ratios are those of the added peak."""
 
     def ratio(row, base: str, key: str) -> str:
         found = (row[base] or {}).get(key)
@@ -241,13 +238,13 @@ def lines(found: Dict[str, Any]) -> List[str]:
     )
     if not all(row["peak_reset"] for row in found["variants"]):
         text.append(
-            "The system does not allow to reset the peak: it includes the imports' own."
+            "The system cannot reset the peak, which therefore includes the imports."
         )
     return text
 
 
 def aims(name: str, found: Dict[str, Any]) -> List[Aim]:
-    """Return what 5 bits reached over 8 bits, and what stands in the way."""
+    """Compare 5 with 8 bits; explain targets that were missed."""
     rows = {variant_of(row): row for row in found["variants"]}
     reached = []
     for variant, row in rows.items():
@@ -258,9 +255,9 @@ def aims(name: str, found: Dict[str, Any]) -> List[Aim]:
             KEYS,
             (
                 "process after loading",
-                "process at most",
+                "peak of the process",
                 "added by loading",
-                "added at most",
+                "added peak",
             ),
         ):
             value = row["x_own_8_bits"].get(key)
@@ -274,15 +271,15 @@ def aims(name: str, found: Dict[str, Any]) -> List[Aim]:
 
 
 def _why(key: str, eight: Dict[str, Any]) -> str:
-    """Return what of the 8-bit figure does not depend on the bits of the weights."""
+    """Describe the part of the 8-bit figure that does not depend on the bit width."""
     whole = eight[key]["median"]
     if key.startswith("added"):
         others = whole - eight["file_bytes"]
-        what = "besides the weights' file"
+        what = "not weights"
     else:
         others = eight["imports_bytes"]["median"]
-        what = "held after the imports"
+        what = "the memory of the imports"
     return (
         f"{max(others, 0) / MIB:.0f} of the {whole / MIB:.0f} MiB with 8 bits are "
-        f"{what} and remain"
+        f"{what} and independent of the bits"
     )

@@ -1,12 +1,9 @@
-"""Recognisers of real size with random weights, as files of every variant."""
+"""Recognisers of realistic size with random weights, as files of every variant."""
 
 import contextlib
 import hashlib
 import json
-import logging
-import math
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
@@ -17,17 +14,24 @@ from torch import nn
 
 import espnet_gq.espnet  # noqa: F401
 from benchmarks import ROOT
-from benchmarks.espnet_models import PARTS, Model, build, options, quantized
+from benchmarks.espnet_models import (
+    PARTS,
+    Model,
+    build,
+    options,
+    quantized,
+    set_codebooks,
+)
 from benchmarks.packed.variants import FLOAT, TORCH_INT8, Variant
 from benchmarks.report import progress
-from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import pack_state_dict, save
 from espnet_gq.runtime import set_mode
 
 SAMPLE_RATE = 16000
 EMIT_EVERY = 8
-"""Encoder frames per label: 3.1 labels per second at 40 ms per frame, about what 5,000
-word pieces give for read English speech."""
+"""Encoder frames per label: 3.1 labels per second at 40 ms per frame, typical of 5,000
+word pieces and read English speech.
+"""
 _KEYS = (
     *("encoder", "encoder_conf", "decoder", "decoder_conf", "joint_net_conf"),
     *("model_conf", "frontend_conf"),
@@ -36,14 +40,14 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Size:
-    """A recogniser to be measured.
+    """A recogniser to measure.
 
     Args:
-        what: What the report calls it.
+        what: Its name in reports.
         kind: "rnnt" (LSTM transducer), "blocks" (streaming Conformer transducer) or
             "hybrid" (CTC/attention Conformer, which needs the whole utterance).
-        conf: File in conf/ that the model is described in, "" for none.
-        changes: Keys in place of the file's.
+        conf: File in conf/ that describes the model, "" for none.
+        changes: Keys that override those of the file.
         tokens: Size of the vocabulary.
     """
 
@@ -60,7 +64,7 @@ class Size:
 
     @property
     def torch_int8_modules(self) -> List[str]:
-        """What PyTorch's dynamic int8 takes: ESPnet's default; LSTM too where it is."""
+        """Module types for PyTorch's dynamic int8: ESPnet's default, plus any LSTM."""
         return ["Linear"] if self.kind == "hybrid" else ["Linear", "LSTM"]
 
 
@@ -160,14 +164,8 @@ SIZES = {
 }
 
 
-def quiet() -> None:
-    """Silence what ESPnet logs and what PyTorch says of its own quantization."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-
-
 def import_packages() -> None:
-    """Import all that decoding needs; what that prints goes to stderr."""
+    """Import all that decoding needs; redirect what the imports print to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
         import espnet2.bin.asr_inference  # noqa: F401
 
@@ -175,7 +173,7 @@ def import_packages() -> None:
 
 
 def config(size: Size, variant: Variant) -> Dict[str, Any]:
-    """Return ESPnet's training configuration of a variant's model."""
+    """Return the training configuration of a variant's model."""
     chosen: Dict[str, Any] = {}
     if size.conf:
         described = yaml.safe_load((ROOT / "conf" / size.conf).read_text())
@@ -183,38 +181,29 @@ def config(size: Size, variant: Variant) -> Dict[str, Any]:
     chosen.update(size.changes)
     if variant.method == "packed":
         chosen = quantized(chosen, dict.fromkeys(PARTS, dict(bits=variant.bits)))
-    # The default initialization lets the signal of stacked LSTMs vanish.
+    # With the default initialization, the signal vanishes in stacked LSTMs.
     chosen.update(token_type="word", normalize=None, init="xavier_uniform")
     return options(chosen, size.tokens)
 
 
-def _set_codebooks(model: nn.Module) -> None:
-    """Give every codebook the weights' spread: fitting takes minutes, and times do not
-    depend on it."""
-    for _, weight, quantizer in quantized_weights(model):
-        spread = {1: 1.0, 2: 1.5}.get(quantizer.bits, 2.0) * float(weight.std())
-        quantizer.log_scale.fill_(math.log(spread))
-        quantizer.fitted = True
-
-
 @dataclass(frozen=True)
 class Files:
-    """A variant's files: config.yaml and the checkpoint."""
+    """Paths of a variant's config.yaml and checkpoint."""
 
     config: str
     model: str
 
     @property
     def bytes(self) -> int:
-        """Size of the checkpoint."""
+        """Size of the checkpoint in bytes."""
         return Path(self.model).stat().st_size
 
 
 @torch.no_grad()
 def files(name: str, variant: Variant, cache: Path) -> Files:
-    """Return the files of a variant, written now unless the cache has them.
+    """Return the files of a variant; write them unless the cache contains them.
 
-    Every variant has the float weights of one seed.
+    All variants have the float weights of one seed.
     """
     size = SIZES[name]
     float_args = config(size, FLOAT)
@@ -236,7 +225,7 @@ def files(name: str, variant: Variant, cache: Path) -> Files:
         model = build(args)
         float_state = torch.load(files(name, FLOAT, cache).model, weights_only=True)
         model.load_state_dict(float_state, strict=False)
-        _set_codebooks(model)
+        set_codebooks(model)
         state = pack_state_dict(model.state_dict())
     Path(found.config).write_text(yaml.safe_dump(args))
     save(state, found.model)
@@ -250,7 +239,7 @@ def parameters(name: str, cache: Path) -> int:
 
 
 def _take_vectors(joint: nn.Module) -> None:
-    """Let a joint network of PyTorch's dynamic int8 take single vectors.
+    """Make the joint network of PyTorch's dynamic int8 accept single vectors.
 
     Its Linear layers refuse them, and ESPnet's transducer searches pass nothing else.
     """
@@ -259,15 +248,15 @@ def _take_vectors(joint: nn.Module) -> None:
 
 
 class Pace:
-    """Makes every EMIT_EVERY-th frame of a greedy transducer search emit a label.
+    """Make every EMIT_EVERY-th frame of a greedy transducer search emit a label.
 
-    Random weights emit nonsense, and how much of it differs from variant to variant.
-    Here the decoder runs as often as in a trained recogniser and equally often in all:
-    the blank's score is put above or below all others.
+    With random weights, the number of emitted labels varies between variants. The score
+    of the blank is set above or below all others, so that the decoder runs as often as
+    in a trained recogniser and equally often for all variants.
 
     Args:
-        joint: The joint network, changed in place; the search calls it with some
-            frames (T, D), and with those after the first that is not blank again.
+        joint: The joint network, modified in place. The search calls it with frames
+            (T, D), then with the frames from the first non-blank one on.
     """
 
     def __init__(self, joint: nn.Module):
@@ -286,19 +275,19 @@ class Pace:
 
 
 class Loaded:
-    """A variant ready to run; packed ones of a width share one model.
+    """A variant ready to run; packed variants of one bit width share a model.
 
     Args:
         variant: The variant.
         model: ESPnet's model.
-        decoder: What decodes with it, None where that was not asked for.
+        decoder: Its decoder, None if not requested.
     """
 
     def __init__(self, variant: Variant, model: Model, decoder: Any = None):
         self.variant, self.model, self.decoder = variant, model, decoder
 
     def enter(self) -> None:
-        """Make the model compute as the variant does."""
+        """Switch the shared model to the mode of this variant."""
         if self.variant.mode is not None:
             set_mode(self.model, self.variant.mode)
 
@@ -306,7 +295,7 @@ class Loaded:
 def _load(
     compared: Sequence[Variant], make: Callable[[Variant], Tuple[nn.Module, Any]]
 ) -> List[Loaded]:
-    """Return all variants; those that share weights share what `make` returns."""
+    """Load all variants with `make`; those of one bit width share a model."""
     shared: Dict[Any, Tuple[nn.Module, Any]] = {}
     loaded = []
     for variant in compared:
@@ -318,7 +307,7 @@ def _load(
 
 
 def load_all(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded]:
-    """Return the models of all variants from their files, for evaluation."""
+    """Load the models of all variants for evaluation."""
     from espnet2.tasks.asr import ASRTask
 
     size = SIZES[name]
@@ -338,7 +327,7 @@ def load_all(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded
 
 
 def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
-    """Return the greedy streaming decoder of a variant, as ESPnet's options make it."""
+    """Build the greedy streaming decoder of a variant from ESPnet's options."""
     from espnet_gq.espnet.inference.streaming import Speech2TextStreaming
 
     decoder: Any = Speech2TextStreaming(
@@ -353,7 +342,7 @@ def streaming_decoder(name: str, variant: Variant, made: Files) -> Any:
 
 
 def load_decoders(name: str, compared: Sequence[Variant], cache: Path) -> List[Loaded]:
-    """Return streaming decoders of all variants."""
+    """Load streaming decoders of all variants."""
 
     def make(variant: Variant) -> Tuple[nn.Module, Any]:
         decoder = streaming_decoder(name, variant, files(name, variant, cache))
@@ -363,7 +352,7 @@ def load_decoders(name: str, compared: Sequence[Variant], cache: Path) -> List[L
 
 
 def describe(name: str, cache: Path) -> Tuple[Dict[str, Any], str]:
-    """Return what a size is, as figures and as a line."""
+    """Describe a size, as figures and as a line of text."""
     size, count = SIZES[name], parameters(name, cache)
     found = dict(
         what=size.what,

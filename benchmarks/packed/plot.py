@@ -1,9 +1,9 @@
-"""Latency and memory of packed inference against the bits of a weight.
+"""Plot latency and memory of packed inference against bits per weight.
 
     python -m benchmarks.packed.plot --sizes rnnt100m \\
         --output docs/results/packed_rnnt100m.svg
 
-draws what `benchmarks.packed.inference` wrote.
+The input is the JSON file written by `benchmarks.packed.inference`.
 """
 
 import json
@@ -25,7 +25,7 @@ ROWS = (
 )
 """Part of the figures, label, field, statistic and unit of each row of panels."""
 SETTINGS: Any = {
-    "svg.hashsalt": "packed",  # names of the parts of a file follow from its contents
+    "svg.hashsalt": "packed",  # derives the ids of SVG elements from their contents
     "svg.fonttype": "none",
     "font.size": 9,
 }
@@ -68,12 +68,12 @@ def plot(
     """Write a plot of the latency and the memory of each size.
 
     Args:
-        parts: The figures' parts.
-        path: Image to write; its ending says which kind.
-        sizes: Those to draw, default all. One size has its panels side by side.
+        parts: The parts of the figures.
+        path: Image to write; its extension determines the format.
+        sizes: Sizes to plot, default all. A single size has its panels side by side.
 
     Returns:
-        Why there is none, None where it was written.
+        Why no plot was written; None if one was.
     """
     try:
         import matplotlib
@@ -85,7 +85,7 @@ def plot(
     drawn = [row for row in ROWS if parts.get(row[0], {}).get("sizes")]
     names = sizes or _sizes(parts)
     if not drawn or not names:
-        return "there are no figures of latency or memory"
+        return "the figures contain neither latency nor memory"
     rows, columns = len(drawn), len(names)
     shape = (rows, columns) if columns > 1 else (columns, rows)
     with matplotlib.rc_context(SETTINGS):
@@ -114,7 +114,7 @@ def plot(
 
 
 def _sizes(parts: Mapping[str, Any]) -> List[str]:
-    """Return the names of the recognisers that have figures."""
+    """Return the names of the sizes that have figures."""
     found: Dict[str, None] = {}
     for part, *_ in ROWS:
         found.update(dict.fromkeys(parts.get(part, {}).get("sizes", {})))
@@ -122,10 +122,10 @@ def _sizes(parts: Mapping[str, Any]) -> List[str]:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Draw the figures of a file."""
+    """Plot the figures of a file."""
     parser = new_parser(__doc__)
     parser.add_argument("--figures", type=Path, default=FIGURES, help="JSON to read")
-    parser.add_argument("--sizes", type=listed(str), help="of the recognisers, these")
+    parser.add_argument("--sizes", type=listed(str), help="models; default: all")
     parser.add_argument("--output", type=Path, required=True, help="image to write")
     args = parser.parse_args(cmd)
     try:

@@ -1,4 +1,4 @@
-"""The utterances that are decoded."""
+"""Utterances for decoding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +15,30 @@ PARTS = ("dev-clean", "test-clean", "test-other")
 
 @dataclass(frozen=True)
 class Utterance:
-    """Samples (N,) at 16 kHz, float32."""
+    """Samples (N,) of an utterance at 16 kHz, float32."""
 
     name: str
     samples: np.ndarray
 
     @property
     def seconds(self) -> float:
-        """Its duration."""
+        """Duration in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    """Return noise that stands for speech where there is none."""
+    """Return white noise (N,) that replaces speech where no recordings exist."""
     samples = np.random.default_rng(seed).standard_normal(int(seconds * SAMPLE_RATE))
     return (0.1 * samples).astype(np.float32)
 
 
 def utterances(data: Path, most: int) -> Tuple[List[Utterance], str]:
-    """Return at most that many utterances, evenly spread, and what they are.
+    """Return at most `most` utterances, evenly spaced, and a description of them.
 
     Args:
-        data: Folder with LibriSpeech/{dev-clean,test-clean,test-other}; where it lacks
-            them, noise of 2 to 8 s takes their place.
-        most: Number of utterances, 0 for all.
+        data: Folder with LibriSpeech/{dev-clean,test-clean,test-other}; without it,
+            noise of 2 to 8 s is used.
+        most: Maximum number of utterances, 0 for all.
     """
     import soundfile
 

@@ -1,4 +1,4 @@
-"""Time of a step of a recogniser, and of a whole utterance through its encoder."""
+"""Time of one step of a recogniser, and of the encoder on a whole utterance."""
 
 import time
 from pathlib import Path
@@ -27,7 +27,7 @@ WHOLE = "an utterance of {seconds:g} s through features and encoder"
 
 
 def transducer_step(model: Model) -> Callable[[], Any]:
-    """Return a call of one step of an LSTM transducer, its states going on."""
+    """Return a function that takes an LSTM transducer's next step."""
     from espnet2.asr.transducer.beam_search_transducer import Hypothesis
 
     from espnet_gq.espnet.inference.chunks import RNNStream
@@ -49,19 +49,19 @@ def transducer_step(model: Model) -> Callable[[], Any]:
 
 
 def block_chunk(model: Model) -> Callable[[], Any]:
-    """Return a call of one chunk of a streaming Conformer, its states going on."""
+    """Return a function that encodes a streaming Conformer's next chunk."""
     from espnet_gq.espnet.inference.chunks import BlockStream
 
     encoder = BlockStream(model.encoder)
     numbers = torch.Generator().manual_seed(0)
     feats = torch.randn(1, 64, model.frontend.output_size(), generator=numbers)
-    for _ in range(3):  # the first block takes more than a chunk
+    for _ in range(3):  # the first block needs more than one chunk
         encoder(feats, False)
     return lambda: encoder(feats, False)
 
 
 def whole_utterance(model: Model, seconds: float) -> Callable[[], Any]:
-    """Return a call of the encoder on a whole utterance."""
+    """Return a function that encodes a whole utterance."""
     samples = int(seconds * SAMPLE_RATE)
     numbers = torch.Generator().manual_seed(0)
     speech = 0.1 * torch.randn(1, samples, generator=numbers)
@@ -89,11 +89,11 @@ def measure(
     utterance_rounds: int,
     seconds: float,
 ) -> Dict[str, Any]:
-    """Return the figures of a size: of a step where it streams, of an utterance."""
+    """Measure a size: a step if it streams, and a whole utterance."""
     size = SIZES[name]
     found, _ = describe(name, cache)
     loaded = load_all(name, compared, cache)
-    # what, rounds, calls per round, how to make the call
+    # name, rounds, calls per round, function that returns the call
     work: List[Any] = []
     if size.kind == "rnnt":
         work.append((STEPS["rnnt"], rounds, 3, transducer_step))
@@ -122,7 +122,7 @@ HEADER = ("variant", "ms (min..max)", "x own 8 bits", "x torch int8", "x float32
 
 
 def lines(found: Dict[str, Any]) -> List[str]:
-    """Return the tables of a size."""
+    """Format the tables of a size."""
     text = []
     for measured in found["measured"]:
         rows = [

@@ -1,4 +1,4 @@
-"""What packed inference is compared with, its ratios, and its aims."""
+"""Variants of inference that are compared, their ratios, and targets for these."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -13,7 +13,7 @@ class Variant:
     Args:
         method: "float32", "torch int8" (dynamic) or "packed".
         bits: Bit width of packed weights.
-        mode: How packed weights compute: "int8" or "exact".
+        mode: Computation of packed layers: "int8" or "exact".
     """
 
     method: str
@@ -32,7 +32,7 @@ class Variant:
 
     @property
     def own_8_bits(self) -> "Variant":
-        """The packed 8 bits of the same mode."""
+        """The packed 8-bit variant of the same mode."""
         return Variant("packed", 8, self.mode)
 
 
@@ -41,7 +41,7 @@ TORCH_INT8 = Variant("torch int8")
 
 
 def variants(bits: Sequence[int], modes: Sequence[str]) -> List[Variant]:
-    """Return all that is compared."""
+    """Return all variants that are compared."""
     packed = [Variant("packed", b, mode) for mode in modes for b in bits]
     return [FLOAT, TORCH_INT8, *packed]
 
@@ -49,9 +49,9 @@ def variants(bits: Sequence[int], modes: Sequence[str]) -> List[Variant]:
 def ratios(
     found: Mapping[Variant, Sequence[float]], variant: Variant, base: Variant
 ) -> Optional[Dict[str, float]]:
-    """Return the spread of the ratios to another variant, None where there is none.
+    """Return the spread of the ratios to another variant; None if it was not measured.
 
-    Values of the same place (round, utterance) are compared.
+    Values of the same round or utterance are compared.
     """
     if base not in found:
         return None
@@ -60,7 +60,7 @@ def ratios(
 
 
 def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
-    """Return a dict for each variant: its times and their ratios to the others."""
+    """Return one dict per variant with its times and their ratios to the others."""
     return [
         dict(
             asdict(variant),
@@ -74,13 +74,13 @@ def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:
-    """Return the variant that a dict of figures belongs to."""
+    """Return the variant that a dict of figures describes."""
     return Variant(row["method"], row["bits"], row["mode"])
 
 
 @dataclass(frozen=True)
 class Aim:
-    """A ratio beside the most that it should be."""
+    """A measured ratio and its target, the maximum `most`."""
 
     what: str
     value: float
@@ -88,10 +88,11 @@ class Aim:
     note: str = ""
 
     def record(self) -> Dict[str, Any]:
-        """Return it for the JSON file."""
+        """Return the dict for the JSON file."""
         return dict(asdict(self), reached=self.value <= self.most)
 
     def __str__(self) -> str:
         verdict = "reached" if self.value <= self.most else "not reached"
         note = f"; {self.note}" if self.note else ""
-        return f"{self.what}: {self.value:.3f} (aim: {self.most:.2f}, {verdict}){note}"
+        target = f"target: {self.most:.2f}, {verdict}"
+        return f"{self.what}: {self.value:.3f} ({target}){note}"

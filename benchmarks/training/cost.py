@@ -1,4 +1,4 @@
-"""Step time and peak memory of quantization-aware training over float training.
+"""Step time and peak memory of quantization-aware training relative to float training.
 
     python -m benchmarks.training.cost --json training_cost.json
 
@@ -7,9 +7,7 @@ See benchmarks/README.md.
 
 import argparse
 import gc
-import logging
 import statistics
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -18,7 +16,7 @@ import torch
 
 from benchmarks import options
 from benchmarks.measuring import MIB, in_new_process, in_turn, resident, spread
-from benchmarks.report import machine, machine_lines, progress, spread_cell
+from benchmarks.report import machine, machine_lines, progress, quiet, spread_cell
 from benchmarks.training.profile import profile, profile_rows
 from benchmarks.training.step import PHASES, Trainee, Workload
 from benchmarks.training.variants import (
@@ -35,12 +33,7 @@ from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
 
 AIMS = {"8x10": (1.10, 1.05), "4x8": (1.20, None)}
-"""Largest ratio to float aimed at for GQ: time, memory."""
-
-
-def _quiet() -> None:
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+"""Target ratios of GQ to float: time, memory."""
 
 
 # --- time ----------------------------------------------------------------------------
@@ -49,9 +42,9 @@ def _quiet() -> None:
 def time_steps(
     trainees: List[Trainee], workload: Workload, size: Size, rounds: int, warmup: int
 ) -> Dict[Variant, List[Dict[str, float]]]:
-    """Return the phases of each variant's steps, interleaved round by round.
+    """Time the phases of each variant's steps, interleaved by round.
 
-    Every round has a new batch, which all variants see, and another variant first.
+    Every round uses a new batch for all variants and starts with another variant.
     """
     found: Dict[Variant, List[Dict[str, float]]] = {t.variant: [] for t in trainees}
     for index in range(-warmup, rounds):
@@ -93,12 +86,13 @@ def memory_of(
     threads: int,
     steps: int,
 ) -> Tuple[int, int]:
-    """Return bytes in use before the model is built, and at most; for a new process.
+    """Return bytes in use before the model is built, and at the peak.
 
-    The first figure is taken after a step of a tiny model, when every library has
-    loaded what it loads late. On a GPU both count tensors alone.
+    To be called in a new process. The first figure is taken after a step of a tiny
+    model, when every library has loaded its lazy parts. On a GPU both figures count
+    tensors only.
     """
-    _quiet()
+    quiet()
     torch.set_num_threads(threads)
     import_packages(variant)
     Trainee(variant, TINY, device).step(
@@ -118,7 +112,7 @@ def memory_of(
 def measure_memory(
     variant: Variant, workload: Workload, size: Size, args: argparse.Namespace
 ) -> Dict[str, Any]:
-    """Return the memory figures of one variant, each from a process of its own."""
+    """Measure the memory of one variant, each time in a new process."""
     found = []
     for _ in range(args.memory_runs):
         job = (variant, workload, size, args.device, args.threads, args.memory_steps)
@@ -143,7 +137,7 @@ def add_memory_ratios(row: Dict[str, Any], float_row: Dict[str, Any]) -> None:
 def run_workload(
     workload: Workload, variants: List[Variant], size: Size, args: argparse.Namespace
 ) -> List[Dict[str, Any]]:
-    """Measure memory, then time, of every variant; one dict of figures for each."""
+    """Measure memory, then time, of every variant; return one dict of figures each."""
     rows: List[Dict[str, Any]] = []
     for variant in variants:
         row: Dict[str, Any] = dict(method=variant.method, bits=variant.bits)
@@ -227,16 +221,17 @@ def _note_lines(rows: List[Dict[str, Any]]) -> List[str]:
 
 
 def _aim_lines(workload: str, rows: List[Dict[str, Any]]) -> List[str]:
-    """Return what GQ reached beside what was aimed at."""
+    """Compare GQ's ratios with their targets."""
     lines = []
     time_aim, memory_aim = AIMS.get(workload, (None, None))
     for row in rows:
         if row["method"] != "gq" or time_aim is None:
             continue
         line = f"gq {row['bits']} bits: {row['time_ratio']['median']:.3f} x time"
-        line += f" (aim: {time_aim:.2f})"
+        line += f" (target: {time_aim:.2f})"
         if memory_aim and "peak_ratio" in row:
-            line += f", {row['peak_ratio']:.3f} x peak memory (aim: {memory_aim:.2f})"
+            line += f", {row['peak_ratio']:.3f} x peak memory"
+            line += f" (target: {memory_aim:.2f})"
         lines.append(line)
     return lines
 
@@ -256,7 +251,7 @@ def print_workload(workload: str, rows: List[Dict[str, Any]]) -> None:
 
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
-    """Return the command line; `quick` changes the defaults."""
+    """Return the command line's parser; `quick` selects the defaults of --quick."""
     parser = options.new_parser(__doc__, show_defaults=True)
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu")
@@ -264,25 +259,25 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
         "--workloads",
         type=options.listed(Workload.parse),
         default="2x2" if quick else "8x10,4x8",
-        help="utterances x seconds of a batch",
+        help="batch sizes as utterances x seconds",
     )
     add(
         "--variants",
         type=options.listed(str),
         default="float,gq" if quick else ",".join(METHODS),
-        help=f"which of {', '.join(METHODS)}; float always runs",
+        help=f"some of {', '.join(METHODS)}; float always runs",
     )
     options.add_bits(
         parser, "5" if quick else "5,8", "bit widths of the quantized variants"
     )
     rounds, runs, threads = (2, 1, 1) if quick else (10, 3, torch.get_num_threads())
-    add("--rounds", type=int, default=rounds, help="timed steps of each variant")
-    add("--warmup", type=int, default=1, help="steps before them")
+    add("--rounds", type=int, default=rounds, help="timed steps per variant")
+    add("--warmup", type=int, default=1, help="untimed steps before them")
     add("--memory-runs", type=int, default=runs, help="processes per variant; 0: none")
-    add("--memory-steps", type=int, default=4, help="steps in each of them")
-    add("--threads", type=int, default=threads, help="of torch")
-    add("--profile", action="store_true", help="print where GQ's time goes")
-    add("--quick", action="store_true", help="a tiny model and other small defaults")
+    add("--memory-steps", type=int, default=4, help="steps per process")
+    add("--threads", type=int, default=threads, help="threads of PyTorch")
+    add("--profile", action="store_true", help="profile GQ's quantizers")
+    add("--quick", action="store_true", help="use a tiny model and small defaults")
     add("--json", type=Path, help="file for the figures")
     return parser
 
@@ -292,15 +287,14 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
     least_one = ("rounds", "memory_steps", "threads")
     parser, args = options.parse_quick(get_parser, argv, least_one)
     options.check_known(parser, "--variants", args.variants, METHODS)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU; allowed here: cpu")
+    options.check_device(parser, args.device)
     return args
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Measure, print and write."""
     args = parse(argv)
-    _quiet()
+    quiet()
     torch.set_num_threads(args.threads)
     import_packages(Variant("float"))
     size = TINY if args.quick else Size()

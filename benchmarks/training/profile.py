@@ -1,4 +1,4 @@
-"""Where a training step spends time inside the quantizers."""
+"""Profile of the time that a training step spends inside the quantizers."""
 
 import statistics
 from contextlib import contextmanager
@@ -26,8 +26,8 @@ PARTS: Dict[str, Tuple[Tuple[Any, str], ...]] = {
     "scale": ((function, "scale_pair"),),
     "advance": ((espnet_gq, "advance"),),
 }
-"""Functions whose calls are timed, by row of the profile. The kernels, the codebook and
-the scale are parts of forward and backward."""
+"""Timed functions by row of the profile. The kernels, the codebook and the scale are
+parts of forward and backward."""
 
 
 def _timed(call: Callable, seconds: List[float]) -> Callable:
@@ -42,7 +42,7 @@ def _timed(call: Callable, seconds: List[float]) -> Callable:
 
 @contextmanager
 def timed_parts() -> Iterator[Dict[str, List[float]]]:
-    """Time every call of PARTS while the context lasts; yields seconds by part."""
+    """Time every call of PARTS within the context; yields seconds by part."""
     seconds: Dict[str, List[float]] = {part: [] for part in PARTS}
     originals = []
     for part, places in PARTS.items():
@@ -68,8 +68,8 @@ def profile(
     """Return the time of each of PARTS.
 
     Args:
-        step: Takes one training step from a batch and a seed.
-        batches: One a step.
+        step: Function that takes one training step, given a batch and a seed.
+        batches: One batch per step.
     """
     with timed_parts() as seconds:
         for seed, batch in enumerate(batches):
@@ -88,7 +88,12 @@ def profile(
 def profile_rows(
     parts: Dict[str, Dict[str, float]], weights: int
 ) -> Tuple[List[str], List[List[str]]]:
-    """Return header and rows of a table; `weights` are quantized in a step."""
+    """Return header and rows of the profile's table.
+
+    Args:
+        parts: Result of `profile`.
+        weights: Number of quantized weights.
+    """
     header = ["part", "calls/step", "ms/step", "ns/weight", "us/call (median)"]
     rows = [
         [

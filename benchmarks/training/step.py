@@ -1,4 +1,4 @@
-"""A batch, and a training step of a variant on it."""
+"""A training step of a variant, and its batch."""
 
 import argparse
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from benchmarks.training.variants import Size, Variant, build
 
 SAMPLE_RATE = 16000
 TOKENS_A_SECOND = 3.5
-"""About what 5,000 word pieces give for read English speech."""
+"""Typical of 5,000 word pieces and read English speech."""
 PHASES = ("forward", "backward", "clip", "optimizer")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Utterances per batch and seconds per utterance."""
+    """Shape of a batch: utterances, and seconds per utterance."""
 
     utterances: int
     seconds: float
@@ -29,7 +29,7 @@ class Workload:
 
     @classmethod
     def parse(cls, text: str) -> "Workload":
-        """Read "8x10".
+        """Parse text such as "8x10".
 
         Raises:
             argparse.ArgumentTypeError: If the text has another form.
@@ -43,8 +43,7 @@ class Workload:
             ) from None
 
     def batch(self, seed: int, vocabulary: int, device: str) -> Dict[str, torch.Tensor]:
-        """Return a batch as ESPnet's model takes it: noise, and text as long as speech
-        of this length has."""
+        """Return a batch for ESPnet's model: noise, and text of realistic length."""
         numbers = torch.Generator().manual_seed(seed)
         n, samples = self.utterances, int(self.seconds * SAMPLE_RATE)
         tokens = max(round(self.seconds * TOKENS_A_SECOND), 1)
@@ -68,7 +67,7 @@ class Trainee:
 
     def step(self, batch: Dict[str, torch.Tensor], seed: int) -> Dict[str, float]:
         """Take one training step; return the seconds of each of PHASES."""
-        torch.manual_seed(seed)  # the same dropout for every variant
+        torch.manual_seed(seed)  # same dropout masks for every variant
         seconds, clock = {}, Clock()
         loss, _, _ = self.model(**batch)
         seconds["forward"] = clock.lap()

@@ -1,7 +1,7 @@
-"""One Conformer in every form whose training is compared.
+"""The Conformer in every variant whose training is compared.
 
-Each variant starts from the same float weights. The other libraries are optional; they
-quantize weights only, to signed integers on a uniform grid with the scale taken from
+All variants start from the same float weights. The other libraries are optional. They
+quantize weights only, to signed integers on a uniform grid with a scale derived from
 max|w|.
 """
 
@@ -18,7 +18,7 @@ from benchmarks.espnet_models import PARTS, Config
 from benchmarks.espnet_models import build as espnet_model
 from benchmarks.espnet_models import options, quantized
 from benchmarks.report import installed
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 METHODS = ("float", "gq", "torchao", "brevitas")
 
@@ -29,7 +29,7 @@ class Variant:
 
     Args:
         method: One of METHODS.
-        bits: Bit width of the weights. None: float.
+        bits: Bit width of the weights, None for float.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Variant:
         return self.method if self.bits is None else f"{self.method} {self.bits} bits"
 
     def missing(self) -> Optional[str]:
-        """Return why the variant cannot run here, None where it can."""
+        """Return why the variant cannot run here; None if it can."""
         if self.method in LIBRARIES and installed(self.method) is None:
             return f"not installed: pip install {self.method}"
         return None
@@ -94,7 +94,7 @@ TINY = Size(60, 32, 2, 2, 64, 7, 1, 64)
 
 
 class Architecture(Protocol):
-    """What an ESPnet model is made from, such as a Size."""
+    """Description of an ESPnet model, such as a Size."""
 
     @property
     def vocabulary(self) -> int:
@@ -105,7 +105,7 @@ class Architecture(Protocol):
 
 
 def config(architecture: Architecture, gq_bits: Optional[int]) -> Config:
-    """Return all options of a training, quantized at a bit width; None: float."""
+    """Return all options of a training with `gq_bits`-bit weights; None: float."""
     classes = architecture.classes()
     if gq_bits is not None:
         gq_conf = dict(bits=gq_bits, annealing=dict(steps=100000))
@@ -136,7 +136,7 @@ def _torchao(model: nn.Module, bits: int) -> nn.Module:
 
 
 def _brevitas_layer(layer: nn.Module, bits: int) -> nn.Module:
-    """Return Brevitas' form of a float layer, around the same parameters."""
+    """Return Brevitas' version of a float layer with the same parameters."""
     import brevitas.nn as qnn
     from brevitas.quant import Int8WeightPerTensorFloat
 
@@ -174,11 +174,11 @@ def _brevitas(model: nn.Module, bits: int) -> nn.Module:
 
 
 LIBRARIES = {"torchao": _torchao, "brevitas": _brevitas}
-"""Libraries that GQ is compared with, and what quantizes a model with them."""
+"""Functions that quantize a model with the libraries that GQ is compared with."""
 
 
 def import_packages(variant: Variant) -> None:
-    """Import all that building the variant needs; what that prints goes to stderr."""
+    """Import all that building the variant needs; redirect printed text to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
         import espnet2.tasks.asr  # noqa: F401
 
@@ -189,9 +189,9 @@ def import_packages(variant: Variant) -> None:
 
 
 def build(variant: Variant, size: Size, device: str) -> nn.Module:
-    """Return the variant in training mode, GQ's scales and curvatures fitted.
+    """Build the variant in training mode, with GQ's quantizers fitted.
 
-    The same seed gives every variant the same weights: quantizers draw no numbers.
+    All variants have the same float weights, since quantizers draw no random numbers.
     """
     torch.manual_seed(0)
     bits = variant.bits if variant.method == "gq" else None
@@ -204,7 +204,7 @@ def build(variant: Variant, size: Size, device: str) -> nn.Module:
 
 
 def check_same_weights(reference: nn.Module, model: nn.Module) -> None:
-    """Check that a variant begins where the float model does.
+    """Check that a variant starts from the weights of the float model.
 
     Raises:
         RuntimeError: If a parameter of the float model is missing or differs.
@@ -212,11 +212,11 @@ def check_same_weights(reference: nn.Module, model: nn.Module) -> None:
     parameters = dict(model.named_parameters())
     for name, expected in reference.named_parameters():
         if name not in parameters or not torch.equal(parameters[name], expected):
-            raise RuntimeError(f"{name} differs from that of the float model")
+            raise RuntimeError(f"{name} is missing or differs from the float model")
 
 
 def quantized_size(model: nn.Module) -> Tuple[int, int]:
-    """Return how many weight tensors are quantized, and how many weights they hold."""
+    """Return the number of quantized weight tensors and of the weights in them."""
     marks = ("weight_quantizer", "weight_fake_quantizer", "weight_quant")
     weights: List[Any] = [
         layer.weight

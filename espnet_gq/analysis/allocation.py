@@ -1,6 +1,6 @@
-"""Bit widths of all tensors, chosen together from what each alone costs.
+"""Bit widths of all tensors, from the cost of quantizing each alone.
 
-The costs of the tensors are taken to add up. Choosing one width per tensor for the
+The costs are assumed to add up. Choosing one width per tensor for the
 least sum under a budget is then a multiple-choice knapsack (Sinha and Zoltners,
 Operations Research 27, 1979), which `minimise` solves exactly.
 """
@@ -22,7 +22,7 @@ from espnet_gq.analysis.sensitivity import Sensitivity, TensorCosts
 from espnet_gq.nn import GQConfig
 
 _SLACK = 1e-12
-"""Relative excess over a budget that is put down to rounding."""
+"""Relative excess over a budget that counts as rounding."""
 _RESOLUTION = 1e3
 """The heaviest row, and the cost of the linear relaxation, in the solver's units."""
 _ATTEMPTS = 5
@@ -37,8 +37,8 @@ class Allocation:
     Attributes:
         bits: Name of the tensor -> bit width.
         costs: Name of the tensor -> cost at that width.
-        effective_bits: Mean bits of a quantized weight.
-        file_bytes: Size of the packed file, to within some hundred bytes.
+        effective_bits: Mean bits per quantized weight.
+        file_bytes: Size of the packed file, to within a few hundred bytes.
     """
 
     bits: Dict[str, int]
@@ -53,13 +53,12 @@ class Allocation:
 
 
 def monotone_costs(tensor: TensorCosts, by: str = KINDS[0]) -> Dict[int, float]:
-    """Return the costs of a tensor by width, made to rise as bits fall.
+    """Return the costs of a tensor by width, which rise as bits fall.
 
-    A cost is the largest magnitude at this width or a wider one, of those with as many
-    scales (a codebook of fewer bits with a scale for each channel can be the better
-    one). A loss that falls when one tensor is quantized shows how far the model has
-    moved, as one that rises does: which way is a matter of the utterances, and such
-    gains do not add up.
+    A cost is the largest magnitude at this width or a wider one with as many scales (a
+    codebook of fewer bits with one scale per channel can be better than a wider one).
+    A loss that falls counts as one that rises: both measure how far the model has
+    moved, the sign depends on the utterances, and such gains do not add up.
 
     Args:
         tensor: Measured costs.
@@ -82,18 +81,18 @@ def allocate(
 ) -> Allocation:
     """Choose the bit widths of least summed cost, or of least size.
 
-    One of the three budgets is given. The cost, or the size of the tensors where
-    max_loss is given, is the least that keeps to it.
+    One of the three budgets is given. The result has the least cost within it, or the
+    least size where the budget is max_loss.
 
     Args:
         sensitivity: Measured costs of every tensor.
         by: The cost that counts, one of KINDS.
-        effective_bits: Most bits a quantized weight has, in the mean.
-        max_size: Most bytes of the whole packed file.
-        max_loss: Largest summed cost; the size is what becomes least.
+        effective_bits: Largest mean of bits per quantized weight.
+        max_size: Largest size of the whole packed file, in bytes.
+        max_loss: Largest summed cost.
 
     Raises:
-        ValueError: If tensors are missing, or no choice keeps to the budget.
+        ValueError: If tensors are missing, or no choice is within the budget.
     """
     budgets = {
         "effective_bits": effective_bits,
@@ -128,7 +127,7 @@ def allocate(
     if budget * share - fixed < least:
         least = (least + fixed) / share
         raise ValueError(
-            f"{key} is {budget:g}, which the measured widths cannot keep to; allowed: "
+            f"{key} is {budget:g}, which the measured widths cannot reach; allowed: "
             f"{_rounded_up(least)} or more"
         )
     rows = minimise(tables, budget * share - fixed)
@@ -161,7 +160,7 @@ def _check_complete(sensitivity: Sensitivity) -> None:
         done = len(sensitivity.tensors)
         raise ValueError(
             f"{done} of {done + sensitivity.unmeasured} tensors are measured; allowed: "
-            "a finished file (espnet_gq.bin.sensitivity goes on where it was)"
+            "a finished file (the same espnet-gq sensitivity continues it)"
         )
     for tensor in sensitivity.tensors:
         if not tensor.costs:
@@ -181,7 +180,7 @@ def minimise(tables: Sequence[np.ndarray], budget: float) -> List[int]:
                                                   sum w[i, r] x[i, r] <= budget,
 
     solved to optimality by HiGHS. Rows that another row of their table beats in both
-    are left out before.
+    columns are left out first.
 
     Args:
         tables: Arrays (rows, 2) of weight and value, both finite; values at least 0.
@@ -214,7 +213,7 @@ def _solve(tables: Sequence[np.ndarray], budget: float) -> List[int]:
     owner = np.repeat(np.arange(len(tables)), sizes)
     weights, values = np.concatenate(tables).T
     # HiGHS stops at an absolute gap of 1e-6, and its tolerances are absolute too: both
-    # columns are given in units in which that is little.
+    # columns are scaled so that these are small.
     heaviest = float(np.abs(weights).max())
     unit = heaviest / _RESOLUTION if heaviest else 1.0
     excess = values - np.array([table[-1, 1] for table in tables])[owner]
@@ -234,14 +233,14 @@ def _solve(tables: Sequence[np.ndarray], budget: float) -> List[int]:
         over = float(_total(tables, rows)[0]) - budget
         if over <= _SLACK * abs(budget):
             return rows
-        limit -= over  # the solver's tolerance let it through
+        limit -= over  # the excess is within the tolerance of the solver
     raise RuntimeError(f"the choice of bit widths keeps exceeding a budget of {budget}")
 
 
 def _milp(
     costs: np.ndarray, constraints: List[LinearConstraint], whole: bool
 ) -> np.ndarray:
-    """Return the shares x in [0, 1] of least summed cost, whole ones where asked.
+    """Return the x in [0, 1] of least summed cost; `whole`: each 0 or 1.
 
     Raises:
         RuntimeError: If the solver fails.
@@ -261,7 +260,7 @@ def _milp(
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Discard what C code prints: SciPy's HiGHS prints some lines of its own."""
+    """Discard what C code prints: SciPy's HiGHS prints to stdout."""
     sys.stdout.flush()
     flush = ctypes.CDLL(None).fflush
     flush(None)
@@ -285,7 +284,7 @@ def _front(table: np.ndarray) -> np.ndarray:
 
 
 def split_name(name: str) -> Tuple[str, str]:
-    """Return where a parameter's gq_conf is and what the parameter is called there.
+    """Return the section whose gq_conf holds a parameter, and its name there.
 
     >>> split_name("encoder.encoders.0.feed_forward.w_1.weight")
     ('encoder_conf', 'encoders.0.feed_forward.w_1.weight')

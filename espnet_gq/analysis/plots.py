@@ -1,8 +1,7 @@
-"""Plots of a checkpoint: its weights on their centroids, annealing, sensitivity.
+"""Plots of a checkpoint: its weights and centroids, annealing, sensitivity.
 
-Every `..._figure` returns a matplotlib Figure without touching pyplot's state, so that
-it also works where matplotlib has a display of its own. matplotlib is imported by the
-function that makes the figures: nothing else needs it.
+Every `..._figure` returns a matplotlib Figure and leaves pyplot's state alone, so that
+it works under any display backend. Only `_figure` imports matplotlib.
 """
 
 import math
@@ -13,13 +12,13 @@ import torch
 
 from espnet_gq.analysis.report import Checkpoint, TensorReport
 from espnet_gq.analysis.sensitivity import Sensitivity
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 
 PANELS = (4, 3)
 """Rows and columns of panels on a page of weights."""
 PAGES = 2
 MANY_LEVELS = 32
-"""From more centroids than this on they are marked at the foot of a panel only."""
+"""Panels with more centroids mark them at the lower edge only."""
 ANNEALING = {
     "gq_temperature": "inverse temperature",
     "gq_settled": "share of settled weights",
@@ -30,8 +29,8 @@ DPI = 120
 
 
 def save_figure(figure, path: Path) -> None:
-    """Write a figure as PNG aside and move it into place."""
-    with written_aside(path) as temporary:
+    """Write a figure as PNG, atomically."""
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
@@ -56,12 +55,12 @@ def weight_figures(checkpoint: Checkpoint, tensors: Sequence[TensorReport]) -> L
     """Draw the distribution of the largest tensors, one panel each, in pages.
 
     Weights of a quantized tensor are in units of their scale, so that all share one
-    codebook; red marks are its centroids. Of a packed file the number of weights on
-    each centroid is drawn. The ordinate is logarithmic and shows the tails: a Gaussian
-    is a parabola, a Laplace distribution a tent.
+    codebook; red marks are its centroids. For a packed file the number of weights per
+    centroid is drawn. The ordinate is logarithmic, to make the tails visible: a
+    Gaussian is a parabola, a Laplace distribution a tent.
 
     Args:
-        checkpoint: Whose weights to draw.
+        checkpoint: The checkpoint with the weights to draw.
         tensors: The tensors to choose from; at most PAGES pages of the largest.
     """
     rows, columns = PANELS
@@ -124,11 +123,11 @@ def _histogram(axis, values: torch.Tensor, bins: int = 150) -> None:
 
 
 def annealing_figures(folder: Path) -> Dict[str, List[Tuple[int, float]]]:
-    """Read what the training in a folder reported of its annealing.
+    """Read the figures of the annealing that the training in a folder has reported.
 
-    ESPnet's `checkpoint.pth` holds the figures of all epochs. Where it is missing, or
-    holds objects that cannot be read safely (that of ESPnet 202511 does), they are read
-    from the TensorBoard events of the validations.
+    ESPnet's `checkpoint.pth` holds those of all epochs. Where it is missing, or cannot
+    be read safely (as with ESPnet 202511), the TensorBoard events of the validations
+    are read instead.
 
     Returns:
         Figure -> (epoch, value) in the order of the epochs; figures as in ANNEALING.
@@ -190,7 +189,7 @@ def annealing_figure(figures: Dict[str, List[Tuple[int, float]]]):
 
 
 def sensitivity_figure(sensitivity: Sensitivity):
-    """Draw by how much the loss grows with each tensor quantized alone.
+    """Draw the growth of the loss with each tensor quantized alone.
 
     One line per tensor, one dot per bit width; the most sensitive first, at most
     SENSITIVE_TENSORS. The abscissa is linear up to a thousandth of the largest growth

@@ -1,4 +1,4 @@
-"""What quantization did to each tensor of a checkpoint."""
+"""A checkpoint in figures: each tensor, before and after quantization."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no such checkpoint, or not a whole one.
+            ValueError: If it is not such a checkpoint, or not complete.
         """
         state = load_state_dict(path)
         packed = is_packed(state)
@@ -79,7 +79,7 @@ class Checkpoint:
         ).contiguous()
 
     def usage(self, name: str) -> torch.Tensor:
-        """Return how many weights are on each centroid, int64, shape (levels,)."""
+        """Return the number of weights per centroid, int64, shape (levels,)."""
         levels = self.quantizers[name].codebook.numel()
         return torch.bincount(self.indices(name).view(-1), minlength=levels)
 
@@ -98,8 +98,8 @@ class TensorReport:
         scale: Least and largest scale.
         mu: Curvature of the mu-law codebook; None for other codebooks and at 1 bit,
             where it has no effect.
-        use: Entropy of the indices in bits: `bits` where every centroid serves equally
-            many weights.
+        use: Entropy of the indices in bits: equal to `bits` where all centroids have
+            equally many weights.
         error: ||w - q(w)|| / ||w||; None in a packed file, where w is q(w).
         kurtosis: Excess kurtosis m4 / m2^2 - 3 of the values: 0 for a Gaussian, 3 for a
             Laplace distribution, -1.2 for a uniform one. None in a packed file.
@@ -135,12 +135,12 @@ class Report:
         format: "float", "qat" or "packed".
         file_bytes: Size of the file.
         parameters: Parameters of the float model.
-        buffers: Values in tensors that are no parameters, None where they are not told
-            apart and count as such.
-        bits: Mean bits of a quantized parameter; 32 where none is.
+        buffers: Values in tensors that are not parameters; None if unknown, where they
+            count as parameters.
+        bits: Mean bits per quantized parameter; 32 where none is.
         unquantized_share: Share of the parameters that are not quantized, 0 to 1.
-        packed_bytes: Bytes of all tensors, quantized ones packed; a packed file has its
-            header besides.
+        packed_bytes: Bytes of all tensors, quantized ones packed; without the header of
+            a packed file.
         float32_bytes: Bytes of all values with float32 in place of every float type.
         compression: float32_bytes / packed_bytes.
         tensors: The quantized tensors; of a float checkpoint the matrices (tensors of

@@ -1,13 +1,12 @@
-"""What quantizing each weight tensor alone costs, measured and estimated.
+"""The cost of quantizing each weight tensor alone, measured and estimated.
 
-Both figures are of post-training quantization: the codebook of the General Quantizer is
-fitted to one tensor w, and everything else stays float. Measured is the difference
+Both figures are for post-training quantization: the codebook of the General Quantizer
+is fitted to one tensor w, and everything else stays float. Measured is the difference
 
     dL = L(q(w)) - L(w)
 
-of the mean loss of an utterance. Estimated is the second-order term of its Taylor
-series, with the Fisher information in the place of the Hessian and nothing but the
-diagonal of it:
+of the mean loss per utterance. The estimate is the second-order term of its Taylor
+series, with the diagonal of the Fisher information in place of the Hessian:
 
     e = 1/2 sum_i F_i (q(w_i) - w_i)^2,    F_i = 1/N sum_n (dL_n / dw_i)^2
 
@@ -54,7 +53,7 @@ FORMAT = "espnet_gq.sensitivity"
 VERSION = 1
 
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What reading contents of any other form can raise."""
+"""Exceptions that malformed contents can raise."""
 
 Loss = Callable[[Any], Tuple[torch.Tensor, int]]
 """Maps a batch to the mean loss of its utterances and their number."""
@@ -62,7 +61,7 @@ Loss = Callable[[Any], Tuple[torch.Tensor, int]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What quantizing one tensor to one bit width costs and takes."""
+    """Cost and size of one tensor at one bit width."""
 
     loss: float
     """Difference of the mean loss, dL."""
@@ -98,13 +97,13 @@ class Sensitivity:
     Attributes:
         task: ESPnet's task, "asr" or "asr_transducer".
         model: SHA-256 of the checkpoint.
-        data: What the loss was measured on.
+        data: Data that the loss was measured on.
         bits: Widths measured.
         base_loss: Mean loss of the float model.
         utterances: Number of utterances.
         unquantized: See `unquantized_size`.
         unmeasured: Number of tensors still to be measured.
-        tensors: Those measured.
+        tensors: Tensors that are measured.
     """
 
     task: str
@@ -118,7 +117,7 @@ class Sensitivity:
     tensors: List[TensorCosts] = field(default_factory=list)
 
     def write(self, path: Union[str, Path]) -> None:
-        """Write JSON aside and move it into place."""
+        """Write JSON atomically."""
         content = asdict(self)
         content["tensors"] = [
             {"name": t.name, "shape": t.shape, "numel": t.numel, "costs": c["costs"]}
@@ -132,7 +131,7 @@ class Sensitivity:
 
         Raises:
             OSError: If there is no such file.
-            ValueError: If it is something else, or damaged.
+            ValueError: If it is another kind of file, or damaged.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -141,7 +140,7 @@ class Sensitivity:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(
                 f"{path} holds no sensitivities; allowed: a file that "
-                "espnet_gq.bin.sensitivity wrote"
+                "espnet-gq sensitivity wrote"
             )
         version = content.pop("version", None)
         if version != VERSION:
@@ -157,7 +156,7 @@ class Sensitivity:
         return sensitivity
 
     def check_continues(self, wanted: "Sensitivity", path: Union[str, Path]) -> None:
-        """Check that a measurement begun in a file is the one that is wanted.
+        """Check that a file holds the beginning of the wanted measurement.
 
         Raises:
             ValueError: If task, model, data or widths differ; names which.
@@ -171,12 +170,12 @@ class Sensitivity:
             if _identity(self, key) != _identity(wanted, key):
                 raise ValueError(
                     f"{path} holds the costs of another {name}; allowed: another "
-                    "--output, or the options it was begun with, to go on"
+                    "--output, or the options that the file was begun with"
                 )
 
 
 def _identity(sensitivity: Sensitivity, key: str) -> Any:
-    """Return what has to be equal of a key: not the paths that the data came from."""
+    """Return the value that has to be equal; paths of the data may differ."""
     value = getattr(sensitivity, key)
     if key == "data":
         return {k: v for k, v in value.items() if k != "files"}
@@ -208,7 +207,7 @@ def _check(sensitivity: Sensitivity) -> None:
 
 @contextlib.contextmanager
 def _same_randomness() -> Iterator[None]:
-    """Let every pass draw the same numbers: some ESPnet encoders always drop out."""
+    """Seed each pass alike: some ESPnet encoders apply dropout in evaluation too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -216,7 +215,7 @@ def _same_randomness() -> Iterator[None]:
 
 @torch.no_grad()
 def mean_loss(loss: Loss, batches: Iterable[Any]) -> float:
-    """Return the mean loss of an utterance."""
+    """Return the mean loss per utterance."""
     total, count = 0.0, 0
     with _same_randomness():
         for batch in batches:
@@ -234,8 +233,8 @@ def fisher_diagonal(
     Args:
         weights: Name -> parameter.
         loss: See `Loss`.
-        utterances: Batches of one utterance each: in the gradient of a larger batch
-            those of its utterances would cancel.
+        utterances: Batches of one utterance each; in larger batches the gradients of
+            utterances would cancel.
 
     Returns:
         Name -> tensor of the parameter's shape.
@@ -264,12 +263,12 @@ def measure(
     """Yield the costs of each tensor.
 
     Args:
-        model: Float model in evaluation mode; as it was after each tensor.
+        model: Float model in evaluation mode; it is restored after each tensor.
         names: Parameters to quantize, one at a time.
         bits: Bit widths.
         base_loss: `mean_loss` of the batches.
-        loss: See `Loss`; of this model.
-        batches: What the loss is measured on.
+        loss: See `Loss`; that of this model.
+        batches: Batches that the loss is measured on.
         utterances: The same, one utterance each, for the Fisher information.
 
     Raises:
@@ -308,7 +307,7 @@ def _replaced(model: nn.Module, name: str, value: torch.Tensor) -> Iterator[None
     path, _, attribute = name.rpartition(".")
     layer = model.get_submodule(path)
     original = getattr(layer, attribute)
-    # nn.LSTM and nn.GRU follow an assignment, and nothing else, in _flat_weights.
+    # nn.LSTM and nn.GRU update _flat_weights at assignments only.
     setattr(layer, attribute, nn.Parameter(value, requires_grad=False))
     try:
         yield
@@ -317,7 +316,7 @@ def _replaced(model: nn.Module, name: str, value: torch.Tensor) -> Iterator[None
 
 
 def packed_bytes(numel: int, bits: int, scales: int) -> int:
-    """Return what a quantized tensor takes in a packed file (docs/format.md)."""
+    """Return the bytes of a quantized tensor in a packed file (docs/format.md)."""
     return file_size(numel, bits, 1 + scales)
 
 
@@ -326,8 +325,8 @@ def unquantized_size(
 ) -> Dict[str, int]:
     """Measure what a packed file of the model holds beside the quantized tensors.
 
-    A copy is packed with widths mixed at random, as its compressed header is largest
-    so. With other widths the file is some hundred bytes smaller or larger.
+    A copy is packed with random widths, which make its compressed header largest. With
+    other widths the file is a few hundred bytes smaller.
 
     Args:
         model: Float model.

@@ -1,8 +1,8 @@
 """How many parameters a model or a checkpoint has, and how many are quantized.
 
 A checkpoint does not say which of its tensors are parameters and which are buffers
-(the mel matrix, statistics of normalization): its model does. `count` counts both;
-everything that is printed of a model's size comes from it.
+(the mel matrix, statistics of normalization); its model does. Every printed size of a
+model comes from `count`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from typing import Collection, Mapping, Optional, Set, Union
 
 from torch import nn
 
-from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import (
     is_packed,
     load_state_dict,
@@ -28,11 +27,10 @@ class Count:
     """Parameters of a float model; those of its quantizers do not count.
 
     Attributes:
-        parameters: All of them; with buffers where these are not told apart.
-        quantized: Those that are quantized.
-        bits: Mean bits of a quantized parameter; 32 where none is.
-        buffers: Values in tensors that are no parameters, None where they are not told
-            apart.
+        parameters: Number of them; includes buffers where these are unknown.
+        quantized: Number of quantized parameters.
+        bits: Mean bits per quantized parameter; 32 where none is.
+        buffers: Values in tensors that are not parameters; None if unknown.
     """
 
     parameters: int
@@ -46,7 +44,7 @@ class Count:
         return self.quantized / self.parameters if self.parameters else 0.0
 
     def __str__(self) -> str:
-        """Return the sentence part that is printed everywhere."""
+        """Return the part of a sentence that all programs print."""
         of = f"{100 * self.share:.1f}% of {self.parameters:,}"
         if self.buffers is None:
             return f"{of} parameters and buffers (no config.yaml to tell them apart)"
@@ -63,7 +61,7 @@ def count(
     Args:
         sizes: Name of each tensor of the float model -> number of its values.
         bits: Name of each quantized tensor -> its bit width.
-        parameters: Names of the parameters, None where they are not known.
+        parameters: Names of the parameters, None if unknown.
     """
     names = {
         name
@@ -90,18 +88,6 @@ def count(
 def parameter_names(module: nn.Module) -> Set[str]:
     """Return the names of a model's own parameters, without those of quantizers."""
     return {name for name, _ in module.named_parameters() if "_quantizer." not in name}
-
-
-def count_module(module: nn.Module) -> Count:
-    """Count the parameters of a float or a prepared model."""
-    bits = {name: quantizer.bits for name, _, quantizer in quantized_weights(module)}
-    state = module.state_dict()
-    sizes = {
-        name: tensor.numel()
-        for name, tensor in state.items()
-        if not is_quantizer_key(name, set(bits))
-    }
-    return count(sizes, bits, parameter_names(module))
 
 
 @dataclass(frozen=True)
@@ -133,7 +119,7 @@ class Description:
 
     @property
     def bits(self) -> float:
-        """Mean bits of a quantized parameter; 32 where none is."""
+        """Mean bits per quantized parameter; 32 where none is."""
         return self.count.bits
 
 

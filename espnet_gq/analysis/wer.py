@@ -1,4 +1,4 @@
-"""Error rates in the form of ESPnet's result tables, and how sure they are.
+"""Error rates in the form of ESPnet's result tables, with confidence intervals.
 
 Counts come from jiwer's minimum edit distance; upper and lower case count as equal,
 as sclite has it by default. sclite finds the same number of errors, but where several
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """What the alignment of a test set adds up to."""
+    """Counts of an alignment, summed over a test set."""
 
     utterances: int = 0
     words: int = 0
@@ -123,8 +123,8 @@ def units_by_recording(
 ) -> Units:
     """Return errors and words of every recording, for :func:`bootstrap`.
 
-    For utterances joined from recordings of one word each: an error is put down to
-    the recording of the reference word it is aligned with, an inserted word to that
+    For utterances joined from recordings of one word each: an error counts for
+    the recording of the reference word it is aligned with, an inserted word for that
     of the word before it. A recording joined into several utterances counts once,
     with the sum over them.
 
@@ -182,7 +182,7 @@ def paired_bootstrap(
 
     Both are resampled with the same draws, so what makes a speaker or a recording
     hard for both cancels. Positive means that ``system`` makes more errors; an
-    interval that holds 0 shows no difference.
+    interval that contains 0 shows no difference.
 
     Raises:
         ValueError: the two were not measured on the same recordings.
@@ -222,7 +222,7 @@ def resample(systems: Sequence[Units], samples: int, seed: int) -> np.ndarray:
     """Return error rates in percent, shape (systems, samples), of common draws."""
     keys = sorted(systems[0])
     speakers = sorted({speaker for speaker, _ in keys})
-    # One array (recordings, systems, 2) a speaker.
+    # One array (recordings, systems, 2) per speaker.
     tables = [
         np.array([[units[k] for units in systems] for k in keys if k[0] == speaker])
         for speaker in speakers

@@ -1,1 +1,5 @@
-"""Commands, one file each: ``python3 -m espnet_gq.bin.<name> --help``."""
+"""Commands, one file each; the console script `espnet-gq` (`__main__.py`) runs them.
+
+espnet-gq pack --help
+python3 -m espnet_gq.bin.pack --help    the same, as ESPnet's recipes call programs
+"""

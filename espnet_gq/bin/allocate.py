@@ -1,14 +1,13 @@
 """Choose the bit width of every tensor under a budget, and write it as a gq_conf.
 
-Reads what python3 -m espnet_gq.bin.sensitivity measured. With --base the output is that
-training config with the widths in it; without, the three gq_conf to paste into one.
+Reads the file of espnet-gq sensitivity. With --base the output is that training config
+with the chosen widths; without, the three gq_conf to paste into one.
 """
 
 import argparse
 import re
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import yaml
 
@@ -23,6 +22,7 @@ from espnet_gq.analysis.allocation import (
 )
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.bin._common import Parser, execute, read_config
 from espnet_gq.files import write_text
 
 UNITS = {
@@ -37,7 +37,9 @@ def _number(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; allowed: 0 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number; allowed: 0 or more"
+        )
     return value
 
 
@@ -45,7 +47,7 @@ def _size(text: str) -> float:
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", text.strip().lower())
     if not found or found[2] not in UNITS:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; allowed: a number of bytes, or one with a unit "
+            f"{text!r} is not a size; allowed: a number of bytes, or one with a unit "
             "(kB, MB, GB, KiB, MiB, GiB) such as 6MB"
         )
     return float(found[1]) * UNITS[found[2]]
@@ -53,15 +55,13 @@ def _size(text: str) -> float:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("allocate", __doc__)
     parser.add_argument(
         "sensitivity", metavar="SENSITIVITY.json", help="the measured costs"
     )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
-        "--effective_bits", type=_number, help="mean bits of a quantized weight"
+        "--effective_bits", type=_number, help="mean bits per quantized weight"
     )
     budget.add_argument(
         "--max_size", type=_size, help="size of the whole packed file, such as 6MB"
@@ -69,7 +69,7 @@ def get_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--max_loss",
         type=_number,
-        help="summed cost; the smallest file that keeps to it is chosen",
+        help="largest summed cost, for the smallest file",
     )
     parser.add_argument(
         "--by",
@@ -94,23 +94,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_base(path: Path) -> Dict[str, Any]:
-    """Return a training config.
-
-    Raises:
-        OSError, ValueError: If the file cannot be read as one.
-    """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not YAML ({' '.join(str(e).split())})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no options; allowed: a training config")
-    return config
-
-
 def table(sensitivity: Sensitivity, chosen: Allocation) -> str:
-    """Return how many tensors of each part have each width, as a Markdown table."""
+    """Return the number of tensors of each part at each width, as a Markdown table."""
     parts: Dict[str, List] = {}
     for tensor in sensitivity.tensors:
         part = split_name(tensor.name)[0].removesuffix("_conf")
@@ -149,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError, ValueError: If an input cannot be used.
     """
-    base = _read_base(args.base) if args.base else None
+    base = read_config(args.base) if args.base else None
     sensitivity = Sensitivity.read(args.sensitivity)
     try:
         chosen = allocate(
@@ -174,11 +159,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
-    try:
-        run(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"allocate: {e}")
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

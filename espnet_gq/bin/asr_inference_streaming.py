@@ -1,14 +1,16 @@
 """Decode chunk by chunk: espnet2.bin.asr_inference_streaming, and transducers too.
 
-Has ESPnet's options and output files, and the options of espnet2.bin.asr_inference, so
-that one decoding configuration serves both. Those that cannot be followed chunk by
-chunk are refused; those that such a model's search never reads are named in the log.
+Takes ESPnet's options and those of espnet2.bin.asr_inference, so that one decoding
+configuration serves both, and writes ESPnet's output files. Options that cannot be
+followed chunk by chunk are refused; options that a model's search never reads are named
+in the log.
 """
 
 import argparse
 import contextlib
 import logging
 import sys
+from functools import partial
 from typing import Any, Dict, Iterator, Optional, Sequence
 
 import espnet2.bin.asr_inference as whole
@@ -16,18 +18,21 @@ import espnet2.bin.asr_inference_streaming as espnet
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_gq.bin._common import PROGRAM, fail, sentence
+from espnet_gq.espnet.holds import STREAMING
 from espnet_gq.espnet.inference.streaming import (
     build_speech2text,
     is_transducer,
     read_config,
 )
+from espnet_gq.espnet.registration import replaced
 
 _INT8 = ("quantize_asr_model", "quantize_modules", "quantize_dtype")
 SERVED = {
     "transducer": (*_INT8, "quantize_lm", "transducer_conf"),
     "attention": _INT8,
 }
-"""Options of `asr_inference` that are followed, beside those of ESPnet's streaming."""
+"""Options of `asr_inference` that are followed, besides those of ESPnet's streaming."""
 UNREAD = {
     "transducer": (
         *("ngram_file", "ngram_weight", "ctc_window_margin", "time_sync", "streaming"),
@@ -38,15 +43,17 @@ UNREAD = {
         "hugging_face_decoder_conf",
     ),
 }
-"""Options that change no result of these models, neither here nor there."""
+"""Options that change no result of these models, in this program or in ESPnet's."""
 LIMITS = {"batch_size": 1, "ngpu": 1}
-"""Most that ESPnet's loop over utterances takes."""
+"""Largest values that ESPnet's loop over utterances supports."""
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser: that of both of ESPnet's programs."""
+    """Return the parser, with the options of both of ESPnet's programs."""
     parser = espnet.get_parser()
+    parser.prog = f"{PROGRAM} asr-inference-streaming"
     parser.description = __doc__
+    setattr(parser, "error", partial(fail, parser.prog))
     parser.add_argument(
         "--transducer_conf",
         default=None,
@@ -61,13 +68,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn a mistake of the user's within the block into one sentence, and end."""
+def _bad_input(prog: str) -> Iterator[None]:
+    """End the program with one line where input within the block is bad."""
     try:
         yield
     except (OSError, ValueError, yaml.YAMLError) as e:
-        # asr.sh shows the logs that have the word "error" in them.
-        sys.exit(f"asr_inference_streaming: error: {' '.join(str(e).split())}")
+        # asr.sh prints the logs that have the word "error" in them.
+        fail(prog, f"error: {sentence(e)}")
 
 
 def _served(further: Dict[str, Any], transducer: bool) -> Dict[str, Any]:
@@ -92,7 +99,7 @@ def _served(further: Dict[str, Any], transducer: bool) -> Dict[str, Any]:
             continue
         if name in unread:
             logging.warning(
-                f"{name} is not read: it changes nothing in the search of this model "
+                f"{name} is not read: it does not affect the search of this model "
                 f"({kind})"
             )
         elif name == "ngram_file":
@@ -110,7 +117,7 @@ def _served(further: Dict[str, Any], transducer: bool) -> Dict[str, Any]:
 
 
 def _check(options: Dict[str, Any]) -> None:
-    """Refuse what ESPnet's loop over utterances does not have.
+    """Refuse what ESPnet's loop over utterances does not support.
 
     Raises:
         ValueError: If one of the options is too large, or a word LM is asked for.
@@ -130,8 +137,8 @@ def _check(options: Dict[str, Any]) -> None:
 class InChunks:
     """Decodes whole utterances in chunks.
 
-    ESPnet's own loop over chunks fails at an utterance that is shorter than one, or
-    decodes nothing.
+    ESPnet's own loop over chunks fails at utterances shorter than a chunk, or decodes
+    nothing.
 
     Args:
         speech2text: Takes chunks.
@@ -154,27 +161,24 @@ class InChunks:
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Decode with ESPnet's own loop over utterances."""
     print(espnet.get_commandline_args(), file=sys.stderr)
-    options = vars(get_parser().parse_args(cmd))
+    parser = get_parser()
+    options = vars(parser.parse_args(cmd))
     options.pop("config", None)
     length = options.pop("sim_chunk_length")
     own = {action.dest for action in espnet.get_parser()._actions}
     further = {name: options.pop(name) for name in set(options) - own}
-    with _sentences():
+    with _bad_input(parser.prog):
         _check(options)
 
     def build(**kwargs):
-        with _sentences():  # not earlier: ESPnet has set the log up now
+        with _bad_input(parser.prog):  # only now: ESPnet has set up the log
             config = read_config(kwargs["asr_train_config"], kwargs["asr_model_file"])
             served = _served(further, is_transducer(config))
             speech2text = build_speech2text(**served, **kwargs)
         return InChunks(speech2text, length) if length else speech2text
 
-    original = espnet.Speech2TextStreaming
-    espnet.Speech2TextStreaming = build
-    try:
+    with replaced(STREAMING, espnet, build):
         espnet.inference(**options, sim_chunk_length=0)
-    finally:
-        espnet.Speech2TextStreaming = original
 
 
 if __name__ == "__main__":

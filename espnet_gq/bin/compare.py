@@ -1,17 +1,17 @@
 """Compare models in one table: bits, quantized share, file size, WER with interval.
 
-The first --system is the baseline: the others' file sizes and word error rates are
+The first --system is the baseline: file sizes and word error rates of the others are
 also given relative to it. Intervals come from a bootstrap over speakers and, within
 them, recordings (data/DSET/utt2recordings) or utterances.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
+from espnet_gq.bin._common import Parser, execute
 from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.files import write_json
 from espnet_gq.recipe.scoring import load_units
@@ -19,9 +19,7 @@ from espnet_gq.recipe.scoring import load_units
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("compare", __doc__)
     parser.add_argument("test_sets", nargs="+", metavar="DSET", help="test sets")
     parser.add_argument(
         "--system",
@@ -40,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
-    """Return one record for every system."""
+    """Return one record per system."""
     records: List[Dict[str, Any]] = []
     baseline_units: Dict[str, Any] = {}
     for name, model_file, decode_dir in args.system:
@@ -69,7 +67,7 @@ def measure(args: argparse.Namespace) -> List[Dict[str, Any]]:
 
 
 def table(records: List[Dict[str, Any]], test_sets: Sequence[str]) -> str:
-    """Return the records as a Markdown table and, below it, the differences."""
+    """Return the records as a Markdown table, with the differences below it."""
     header = ["model", "bits", "quantized", "file", "smaller"]
     header += [f"WER {dset} [95 %]" for dset in test_sets]
     rows = []
@@ -95,19 +93,24 @@ def table(records: List[Dict[str, Any]], test_sets: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Measure, print the table, write the figures."""
-    args = get_parser().parse_args(cmd)
-    try:
-        records = measure(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"compare: {e}")
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the table, write the figures.
+
+    Raises:
+        OSError, ValueError: If an input cannot be used.
+    """
+    records = measure(args)
     print(table(records, args.test_sets))
     if args.json:
         for record in records:
             for key in ("wer", "wer_difference"):
                 record[key] = {d: i._asdict() for d, i in record[key].items()}
         write_json(args.json, records)
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Turn a quantization-aware checkpoint into a packed file, or into a float one."""
+"""Turn a checkpoint of a GQ training into a packed one or into a float one.
+
+Packed: bit-packed indices and codebooks, decoded by the launcher. Float: a checkpoint
+of plain ESPnet with hardened weights, which needs no plugin.
+"""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
 import yaml
 
+from espnet_gq.bin._common import Parser, execute, read_config, sentence
 from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.files import write_text
@@ -24,13 +29,7 @@ CONFIG = "config.yaml"
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the argument parser of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m espnet_gq.bin.pack",
-        description="Turn a checkpoint of a GQ training into a packed one (bit-packed "
-        "indices and codebooks, decoded by the launcher), or into a plain float ESPnet "
-        "checkpoint with every weight on its centroid, which needs no plugin.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("pack", __doc__)
     parser.add_argument(
         "--asr_model_file",
         required=True,
@@ -63,42 +62,41 @@ def _write_config(source: Path, target: Path) -> None:
     Raises:
         ValueError: If the source is not a training config.
     """
-    try:
-        config = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        reason = " ".join(str(e).split())
-        raise ValueError(f"{source} is not YAML ({reason})") from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"{source} holds no options; allowed: config.yaml of a training"
-        )
+    config = read_config(source)
     write_text(target, yaml.safe_dump(plain_config(config), sort_keys=False))
     print(f"wrote {target}")
 
 
-def main(cmd=None) -> None:
-    """Run the command."""
-    args = get_parser().parse_args(cmd)
+def _convert(args: argparse.Namespace, model: Path, output: Path) -> None:
+    config = args.asr_train_config
+    if config is not None and not Path(config).exists():
+        raise FileNotFoundError(f"{config}: no such file")
+    state = load_state_dict(model)
+    if is_packed(state):
+        state = unpack_state_dict(state)
+    if not quantized_names(state):
+        raise ValueError("no tensor in it is quantized: it is a float checkpoint")
+    if args.format == "packed":
+        save(pack_state_dict(state), output)
+        return
+    source = Path(config) if config else model.with_name(CONFIG)
+    if source.exists():
+        _write_config(source, output.with_suffix(".yaml"))
+    save(harden_state_dict(state), output)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert the checkpoint and print the size of the result.
+
+    Raises:
+        OSError, ValueError: If an input cannot be used; names the checkpoint.
+    """
     model = Path(args.asr_model_file)
     output = Path(args.output) if args.output else _default_output(model, args.format)
     try:
-        config = args.asr_train_config
-        if config is not None and not Path(config).exists():
-            raise FileNotFoundError(f"{config}: no such file")
-        state = load_state_dict(model)
-        if is_packed(state):
-            state = unpack_state_dict(state)
-        if not quantized_names(state):
-            raise ValueError("no tensor in it is quantized: it is a float checkpoint")
-        if args.format == "packed":
-            save(pack_state_dict(state), output)
-        else:
-            source = Path(config) if config else model.with_name(CONFIG)
-            if source.exists():
-                _write_config(source, output.with_suffix(".yaml"))
-            save(harden_state_dict(state), output)
+        _convert(args, model, output)
     except (OSError, ValueError) as e:
-        sys.exit(f"espnet_gq.bin.pack: {model}: {e}")
+        raise ValueError(f"{model}: {sentence(e)}") from None
     size = describe_model(output, args.asr_train_config or model.with_name(CONFIG))
     line = f"wrote {output}: {size.file_bytes:,} bytes"
     if args.format == "packed":
@@ -107,6 +105,11 @@ def main(cmd=None) -> None:
             f"{size.file_bytes / size.expected_bytes:.3f} of the sum of its tensors"
         )
     print(line)
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

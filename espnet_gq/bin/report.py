@@ -1,8 +1,12 @@
-"""Show what quantization did to each tensor of a checkpoint: a table, and plots."""
+"""Show each quantized tensor of a checkpoint in a table, and in plots.
+
+Bits, bytes in a packed file, scale, curvature mu, use of its codebook (entropy of the
+indices), relative quantization error and excess kurtosis of the weights. Of a float
+checkpoint: size and kurtosis of each matrix.
+"""
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -10,20 +14,14 @@ from espnet_gq.analysis import plots
 from espnet_gq.analysis.report import Checkpoint, Report, TensorReport, report
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.bin._common import Parser, execute
 from espnet_gq.espnet.inference.counting import parameters_of
 from espnet_gq.files import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the argument parser of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m espnet_gq.bin.report",
-        description="Show each quantized tensor of a checkpoint: its bits, bytes in a "
-        "packed file, scale, curvature mu, use of its codebook (entropy of the "
-        "indices), relative quantization error and the excess kurtosis of its weights. "
-        "Of a float checkpoint: the size and kurtosis of each matrix.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser("report", __doc__)
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
@@ -47,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--sensitivity",
         type=Path,
         metavar="FILE",
-        help="JSON of espnet_gq.bin.sensitivity, for sensitivity.png",
+        help="JSON of espnet-gq sensitivity, for sensitivity.png",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures there as well"
@@ -99,7 +97,7 @@ def table(result: Report) -> str:
 
 
 def totals(result: Report) -> str:
-    """Return the figures of the whole checkpoint, a line each."""
+    """Return the figures of the whole checkpoint, one line each."""
     names = ("quantized", "unquantized", "packed")
     quantized = 100 * (1 - result.unquantized_share)
     bits = f" ({quantized:.1f}%) at {result.bits:.2f} effective bits"
@@ -133,7 +131,7 @@ def draw(
     folder: Path,
     sensitivity: Optional[Sensitivity],
 ) -> List[str]:
-    """Draw all plots; return a line for each that was drawn or could not be.
+    """Draw all plots; return one line for each that was drawn or could not be.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -158,34 +156,40 @@ def draw(
     return [f"wrote {folder / name}.png" for name in figures] + lines
 
 
+def run(args: argparse.Namespace) -> None:
+    """Print the table, draw the plots.
+
+    Raises:
+        ImportError: If matplotlib is needed and not installed.
+        OSError, ValueError: If an input cannot be used.
+    """
+    if args.sensitivity and not args.plots:
+        raise ValueError(
+            "--sensitivity is given without --plots; allowed: both, to draw "
+            "sensitivity.png"
+        )
+    if args.plots and args.plots.exists() and not args.plots.is_dir():
+        raise ValueError(
+            f"--plots is {args.plots}, a file; allowed: a folder, which is made where "
+            "there is none"
+        )
+    sensitivity = args.sensitivity and Sensitivity.read(args.sensitivity)
+    checkpoint = Checkpoint.read(args.checkpoint)
+    parameters = parameters_of(args.checkpoint, args.asr_train_config)
+    result = report(checkpoint, parameters)
+    print(table(result))
+    print()
+    print(totals(result))
+    if args.json:
+        write_json(args.json, dataclasses.asdict(result))
+    if args.plots:
+        for line in draw(checkpoint, result, args.plots, sensitivity):
+            print(line)
+
+
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
-    try:
-        if args.sensitivity and not args.plots:
-            raise ValueError(
-                "--sensitivity is given without --plots; allowed: both, to draw "
-                "sensitivity.png"
-            )
-        if args.plots and args.plots.exists() and not args.plots.is_dir():
-            raise ValueError(
-                f"--plots is {args.plots}, a file; allowed: a folder, which is made "
-                "where there is none"
-            )
-        sensitivity = args.sensitivity and Sensitivity.read(args.sensitivity)
-        checkpoint = Checkpoint.read(args.checkpoint)
-        parameters = parameters_of(args.checkpoint, args.asr_train_config)
-        result = report(checkpoint, parameters)
-        print(table(result))
-        print()
-        print(totals(result))
-        if args.json:
-            write_json(args.json, dataclasses.asdict(result))
-        if args.plots:
-            for line in draw(checkpoint, result, args.plots, sensitivity):
-                print(line)
-    except (ImportError, OSError, ValueError) as e:
-        sys.exit(f"espnet_gq.bin.report: {e}")
+    execute(get_parser(), run, cmd, errors=(ImportError, OSError, ValueError))
 
 
 if __name__ == "__main__":

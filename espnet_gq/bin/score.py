@@ -1,24 +1,22 @@
 """Stage 13: score decoded test sets in ESPnet's layout and table format.
 
-Writes ASR_EXP/INFERENCE_TAG/DSET/score_{wer,cer,ter}/result.txt for every test set,
-and the tables of everything scored below ASR_EXP to ASR_EXP/RESULTS.md. Scores with
-sclite where it is installed and with jiwer otherwise.
+Writes ASR_EXP/INFERENCE_TAG/DSET/score_{wer,cer,ter}/result.txt for every test set, and
+the tables of all results below ASR_EXP to ASR_EXP/RESULTS.md. Scores with sclite where
+it is installed, and with jiwer otherwise.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
+from espnet_gq.bin._common import Parser, execute
 from espnet_gq.files import write_text
 from espnet_gq.recipe.scoring import SCTK, find_sclite, results_markdown, score_set
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("score", __doc__)
     parser.add_argument("dsets", nargs="+", metavar="DSET", help="names of test sets")
     parser.add_argument("--asr_exp", type=Path, required=True, help="the experiment")
     parser.add_argument("--inference_tag", required=True, help="folder below asr_exp")
@@ -29,24 +27,29 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Score every test set and write RESULTS.md."""
-    args = get_parser().parse_args(cmd)
+def run(args: argparse.Namespace) -> None:
+    """Score every test set and write RESULTS.md.
+
+    Raises:
+        OSError, ValueError, RuntimeError: If an input cannot be used, or sclite fails.
+    """
     sclite = None if args.scorer == "jiwer" else find_sclite()
     if args.scorer == "sclite" and not sclite:
-        sys.exit(f"score: sclite is neither on the PATH nor in {SCTK}")
+        raise ValueError(f"sclite is neither on the PATH nor in {SCTK}")
     print(f"scoring with {sclite or 'jiwer'}")
     for dset in args.dsets:
         decoded = args.asr_exp / args.inference_tag / dset
-        try:
-            score_set(
-                args.data_feats / dset, decoded, args.bpemodel, sclite, args.score_opts
-            )
-        except (OSError, ValueError, RuntimeError) as e:
-            sys.exit(f"score: {e}")
+        score_set(
+            args.data_feats / dset, decoded, args.bpemodel, sclite, args.score_opts
+        )
     report = results_markdown(args.asr_exp)
     write_text(args.asr_exp / "RESULTS.md", report)
     print(report)
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    execute(get_parser(), run, cmd, errors=(RuntimeError, OSError, ValueError))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Measure what quantizing each weight tensor of a trained model alone costs.
+"""Measure the cost of quantizing each weight tensor of a trained model alone.
 
 For every tensor that a gq_conf can quantize and every bit width: the difference of the
 mean validation loss after post-training quantization of that tensor, all else float,
-and a second-order estimate of it. The file is written after each tensor; a run that was
-interrupted goes on where it was. python3 -m espnet_gq.bin.allocate chooses bit widths
-from it.
+and a second-order estimate of it. The file is written after each tensor; an
+interrupted run continues. espnet-gq allocate chooses bit widths from it.
 """
 
 import argparse
@@ -22,7 +21,11 @@ from espnet_gq.analysis.sensitivity import (
     measure,
     unquantized_size,
 )
+from espnet_gq.bin._common import Parser, execute, fail
 from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
+
+INTERRUPTED = 130
+"""Exit status after SIGINT, by the convention of shells."""
 
 
 def _triple(text: str) -> Tuple[str, str, str]:
@@ -41,7 +44,7 @@ def _widths(text: str) -> List[int]:
         bits = []
     if not bits or bits[0] < 1 or bits[-1] > 8:
         raise argparse.ArgumentTypeError(
-            f"{text!r} are no bit widths; allowed: numbers from 1 to 8 such as 2,4,8"
+            f"{text!r} are not bit widths; allowed: numbers from 1 to 8 such as 2,4,8"
         )
     return bits
 
@@ -56,9 +59,7 @@ def _count(text: str) -> int:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("sensitivity", __doc__)
     parser.add_argument("--asr_task", choices=list(TASKS), default="asr")
     parser.add_argument(
         "--asr_train_config",
@@ -67,8 +68,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--asr_model_file",
         required=True,
-        help="float checkpoint, or one of a GQ training: of that the weights before "
-        "quantization",
+        help="float checkpoint, or one of a GQ training, whose weights are taken "
+        "before quantization",
     )
     parser.add_argument(
         "--data_path_and_name_and_type",
@@ -87,7 +88,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--num_utterances",
         type=_count,
         default=200,
-        help="take that many utterances, spread evenly over the set",
+        help="number of utterances, spread evenly over the set",
     )
     parser.add_argument(
         "--batch_size", type=_count, default=8, help="utterances in a batch"
@@ -97,7 +98,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _begin(args: argparse.Namespace, validation: Validation) -> Sensitivity:
-    """Return the record to fill: the begun one of the output file, or a new one.
+    """Return the record of the output file where it exists, or a new one.
 
     Raises:
         ValueError: If the file is of another measurement, or the loss is not finite.
@@ -149,7 +150,7 @@ def _duration(seconds: float) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure what is still missing in the output file.
+    """Measure the tensors that are missing in the output file.
 
     Raises:
         OSError, ValueError: If an input cannot be used.
@@ -198,13 +199,11 @@ def run(args: argparse.Namespace) -> None:
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Run the command."""
-    args = get_parser().parse_args(cmd)
+    parser = get_parser()
     try:
-        run(args)
-    except (OSError, ValueError) as e:
-        sys.exit(f"sensitivity: {e}")
+        execute(parser, run, cmd)
     except KeyboardInterrupt:
-        sys.exit("sensitivity: interrupted; the same command goes on where it was")
+        fail(parser.prog, "interrupted; the same command continues", INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,17 @@ symbol is the first token and sos/eos the last, as ESPnet requires.
 
 import argparse
 import io
-import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_gq.files import write_text, written_aside
+from espnet_gq.bin._common import Parser, execute
+from espnet_gq.files import atomic_write, write_text
 from espnet_gq.recipe.datadir import read_table
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser("token-list", __doc__)
     parser.add_argument("text", nargs="+", help="Kaldi-style text files")
     parser.add_argument("--dir", type=Path, required=True, help="output folder")
     parser.add_argument("--nbpe", type=int, default=30, help="size of the vocabulary")
@@ -32,11 +30,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Train the model and write the token list."""
+def run(args: argparse.Namespace) -> None:
+    """Train the model and write the token list.
+
+    Raises:
+        OSError, ValueError: If a text cannot be used, or sentencepiece refuses.
+    """
     import sentencepiece
 
-    args = get_parser().parse_args(cmd)
     args.dir.mkdir(parents=True, exist_ok=True)
     lines = [line for path in args.text for line in read_table(path).values()]
     train_txt = args.dir / "train.txt"
@@ -54,8 +55,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             minloglevel=1,
         )
     except RuntimeError as e:
-        sys.exit(f"token_list: sentencepiece refused --nbpe {args.nbpe}: {e}")
-    with written_aside(args.dir / "bpe.model") as temporary:
+        raise ValueError(f"sentencepiece refused --nbpe {args.nbpe}: {e}") from None
+    with atomic_write(args.dir / "bpe.model") as temporary:
         temporary.write_bytes(model.getvalue())
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     scores = {trained.id_to_piece(i): trained.get_score(i) for i in range(len(trained))}
@@ -65,6 +66,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     tokens = [args.blank, args.oov, *tokens, args.sos_eos]
     write_text(args.dir / "tokens.txt", "\n".join(tokens) + "\n")
     print(f"{args.dir / 'tokens.txt'}: {len(tokens)} tokens")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

@@ -2,35 +2,26 @@
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
+from espnet_gq.bin._common import Parser, add_card_options, execute
 from espnet_gq.espnet.sharing.model_zip import upload_model
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m espnet_gq.bin.upload_model",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("zip", help="what stage 14 wrote")
+    parser = Parser("upload-model", __doc__)
+    parser.add_argument("zip", help="the zip of stage 14")
     parser.add_argument(
         "--hf_repo",
         required=True,
         help="user/model, a repository that 'hf repo create' made",
     )
     parser.add_argument(
-        "--expdir", type=Path, default=Path("exp"), help="its contents are kept here"
+        "--expdir", type=Path, default=Path("exp"), help="folder for the unpacked zip"
     )
-    parser.add_argument("--lang", default="noinfo", help="language, for the card")
-    parser.add_argument(
-        "--recipe",
-        default="/".join(Path.cwd().parts[-2:]),
-        help="recipe, for the card",
-    )
+    add_card_options(parser)
     return parser
 
 
@@ -45,21 +36,26 @@ def _creator() -> Optional[str]:
     return done.stdout.strip() or None
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Upload the zip."""
-    args = get_parser().parse_args(cmd)
-    try:
-        url = upload_model(
-            args.zip,
-            args.hf_repo,
-            args.expdir / f"hf_{args.hf_repo.replace('/', '_')}",
-            lang=args.lang,
-            recipe=args.recipe,
-            creator=_creator(),
-        )
-    except (OSError, ValueError) as e:
-        sys.exit(f"upload_model: {' '.join(str(e).split())}")
+def run(args: argparse.Namespace) -> None:
+    """Upload the zip.
+
+    Raises:
+        OSError, ValueError: If the zip cannot be used, or the hub refuses.
+    """
+    url = upload_model(
+        args.zip,
+        args.hf_repo,
+        args.expdir / f"hf_{args.hf_repo.replace('/', '_')}",
+        lang=args.lang,
+        recipe=args.recipe,
+        creator=_creator(),
+    )
     print(f"uploaded {args.zip}: {url}")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Run the command."""
+    execute(get_parser(), run, cmd)
 
 
 if __name__ == "__main__":

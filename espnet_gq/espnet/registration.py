@@ -1,158 +1,116 @@
-"""Makes ESPnet know the quantized classes, the trainer and the packed checkpoint."""
+"""Applies the holds on ESPnet (`holds`) to its modules when they are imported."""
 
-import argparse
-import importlib.abc
-import importlib.util
-import sys
+import contextlib
+import functools
+import importlib
+import inspect
 from types import ModuleType
-from typing import Any, Callable, Dict, Mapping, Type
+from typing import Any, Iterator, Mapping, Tuple
+from weakref import WeakSet
 
-from espnet_gq._compat import (
-    ASR_TASK_MODULES,
-    AVERAGING_MODULES,
-    INIT_PARAM_MODULES,
-    LIGHTNING_CLASSES,
-    PACK_MODULES,
-    TRANSDUCER_TASK_MODULES,
-)
+import wrapt
+
+from espnet_gq._compat import espnet_version
+from espnet_gq.espnet.holds import Hold, Kind, holds
 from espnet_gq.espnet.training.transducer_loss import provide_when_missing
 
+_replacements: WeakSet = WeakSet()
+"""What `install` has put in ESPnet's place."""
 
-def register_asr(task_module: ModuleType) -> None:
-    """Register with one of ESPnet's ASR task modules (see ASR_TASK_MODULES).
+
+class HoldError(RuntimeError):
+    """ESPnet has changed where the plugin holds on to it."""
+
+    def __init__(self, hold: Hold, problem: str):
+        super().__init__(
+            f"{hold} {problem}, but espnet_gq extends it ({hold.kind.value}: "
+            f"{hold.reason}); allowed: an ESPnet release that espnet_gq supports"
+        )
+
+
+def find(hold: Hold, module: ModuleType) -> Tuple[Any, str, Any]:
+    """Return where a hold's name lies: its owner, the last part of it, and the value.
+
+    Args:
+        hold: The hold.
+        module: Its module, imported.
 
     Raises:
-        RuntimeError: If ESPnet already has a class under one of the names.
+        HoldError: If there is no such name, or its value is not of the hold's kind.
     """
-    from espnet_gq.espnet.classes.decoders import DECODERS
-    from espnet_gq.espnet.classes.encoders import ENCODERS
-    from espnet_gq.espnet.classes.model import MODELS
+    owner: Any = module
+    *parents, name = hold.name.split(".")
+    try:
+        for parent in parents:
+            owner = getattr(owner, parent)
+        value = inspect.getattr_static(owner, name)
+    except AttributeError:
+        raise HoldError(hold, "does not exist") from None
+    is_class = isinstance(value, type)
+    fits = {
+        Kind.REGISTERED: isinstance(getattr(value, "classes", None), dict),
+        Kind.SUBCLASS: is_class,
+        Kind.WRAPPED: callable(_function(value)) and not is_class,
+        Kind.PROXIED: isinstance(value, ModuleType),
+        Kind.SCOPED: is_class,
+    }
+    if not fits[hold.kind]:
+        raise HoldError(hold, f"is a {type(value).__name__}")
+    return owner, name, value
 
-    _add(task_module.encoder_choices, ENCODERS)
-    _add(task_module.decoder_choices, DECODERS)
-    _add(task_module.model_choices, MODELS)
-    _extend(task_module.ASRTask)
-    _build_transducers(task_module)
 
+def is_installed(hold: Hold, module: ModuleType) -> bool:
+    """Return whether a hold is applied.
 
-def _build_transducers(task_module: ModuleType) -> None:
-    """Let the ASR task build transducers with a quantized decoder.
-
-    The task tells a transducer, and that a joint network is needed, by the decoder's
-    name: for the time of building, "transducer" is the quantized class.
+    A function that one module takes from another is extended with it.
     """
-    from espnet_gq.espnet.classes.decoders import GQTransducerDecoder
+    value = find(hold, module)[2]
+    if hold.kind is Kind.REGISTERED:
+        return _load(hold.by).items() <= value.classes.items()
+    return _function(value) in _replacements
 
-    original = task_module.ASRTask.build_model.__func__
-    if getattr(original, "gq", False):
+
+def install(hold: Hold, module: ModuleType) -> None:
+    """Apply a hold; does nothing where it is applied already.
+
+    Args:
+        hold: The hold.
+        module: Its module, imported.
+
+    Raises:
+        HoldError: If ESPnet no longer has what is held.
+        RuntimeError: If ESPnet already has a class under a name to be registered.
+    """
+    if is_installed(hold, module):
         return
-    classes = task_module.decoder_choices.classes
-
-    def build_model(cls, args):
-        name = getattr(args, "decoder", None)
-        if name is None or name.lower() != GQTransducerDecoder.gq_name:
-            return original(cls, args)
-        plain = classes["transducer"]
-        args.decoder, classes["transducer"] = "transducer", GQTransducerDecoder
-        try:
-            return original(cls, args)
-        finally:
-            args.decoder, classes["transducer"] = name, plain
-
-    setattr(build_model, "gq", True)
-    task_module.ASRTask.build_model = classmethod(build_model)
-
-
-def register_transducer(task_module: ModuleType) -> None:
-    """Register with ESPnet's second transducer task.
-
-    Raises:
-        RuntimeError: If ESPnet already has a class under one of the names, or no
-            longer builds its model from the names that are replaced.
-    """
-    from espnet_gq.espnet.classes import transducer_task as ours
-
-    _add(task_module.decoder_choices, ours.DECODERS)
-    for name, cls in (
-        ("Encoder", ours.GQTransducerEncoder),
-        ("ESPnetASRTransducerModel", ours.GQESPnetASRTransducerModel),
-    ):
-        if not issubclass(cls, getattr(task_module, name, type(None))):
-            raise RuntimeError(
-                f"{task_module.__name__}.{name} is not what espnet_gq replaces; "
-                "allowed: an ESPnet release that espnet_gq supports"
-            )
-        setattr(task_module, name, cls)
-    _extend(task_module.ASRTransducerTask)
+    owner, name, value = find(hold, module)
+    ours = _load(hold.by)
+    if hold.kind is Kind.REGISTERED:
+        _register(value, ours)
+        return
+    if hold.kind is Kind.SUBCLASS and not issubclass(ours, value):
+        raise HoldError(hold, f"is {value.__module__}.{value.__qualname__}")
+    new = ours
+    if hold.kind is Kind.WRAPPED:
+        original = _function(value)
+        ours = functools.update_wrapper(ours(original), original)
+        is_method = isinstance(value, (classmethod, staticmethod))
+        new = type(value)(ours) if is_method else ours
+    _replacements.add(ours)
+    setattr(owner, name, new)
 
 
-def _extend(task: Type[Any]) -> None:
-    from espnet_gq.espnet.inference.audio import check_before_decoding
-    from espnet_gq.espnet.inference.loading import extend_build_model_from_file
-    from espnet_gq.espnet.training.atomic_files import write_config_aside
-    from espnet_gq.espnet.training.options import check_at_start, check_when_building
-    from espnet_gq.espnet.training.trainer import GQTrainer
-
-    task.trainer = GQTrainer
-    check_at_start(task)
-    check_when_building(task)
-    write_config_aside(task)
-    extend_build_model_from_file(task)
-    check_before_decoding(task)
+def _function(value: Any) -> Any:
+    """Return the function in a class method or static method, else the value."""
+    return value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
 
 
-def register_lightning(module: ModuleType) -> None:
-    """Register with one of ESPnet's Lightning modules (see LIGHTNING_CLASSES)."""
-    import torch
-
-    from espnet_gq.espnet.training.lightning import bring_callback
-
-    bring_callback(getattr(module, dict(LIGHTNING_CLASSES)[module.__name__]))
-    # Lightning stores ESPnet's options in its checkpoints. torch.load, which runs no
-    # code of a checkpoint, would refuse to read them: no resuming and no averaging.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+def _load(by: str) -> Any:
+    module, name = by.split(":")
+    return getattr(importlib.import_module(f"espnet_gq.espnet.{module}"), name)
 
 
-def register_averaging(module: ModuleType) -> None:
-    """Register with one of the modules that average checkpoints for Lightning."""
-    from espnet_gq.espnet.training.atomic_files import average_aside
-
-    average_aside(module.AverageCheckpointsCallback)
-
-
-def register_results(module: ModuleType) -> None:
-    """Register with espnet2.fileio.datadir_writer."""
-    from espnet_gq.espnet.training.atomic_files import write_results_aside
-
-    write_results_aside(module)
-
-
-def register_sharing(module: ModuleType) -> None:
-    """Register with one of the modules that have ESPnet's `pack` (PACK_MODULES)."""
-    from espnet_gq.espnet.sharing.model_zip import share_from_stage_14
-
-    share_from_stage_14(module)
-
-
-def register_init_param(module: ModuleType) -> None:
-    """Register with one of the modules that load --init_param (INIT_PARAM_MODULES)."""
-    from espnet_gq.espnet.inference.loading import check_init_param
-
-    check_init_param(module)
-
-
-REGISTER: Dict[str, Callable[[ModuleType], None]] = {}
-REGISTER.update({name: register_asr for name in ASR_TASK_MODULES})
-REGISTER.update({name: register_transducer for name in TRANSDUCER_TASK_MODULES})
-REGISTER.update({name: register_lightning for name, _ in LIGHTNING_CLASSES})
-REGISTER.update({name: register_averaging for name in AVERAGING_MODULES})
-REGISTER.update({name: register_init_param for name in INIT_PARAM_MODULES})
-REGISTER["espnet2.fileio.datadir_writer"] = register_results
-REGISTER.update({name: register_sharing for name in PACK_MODULES})
-"""ESPnet's modules to extend, and what to do once one of them is imported."""
-
-
-def _add(choices, classes: Mapping[str, type]) -> None:
+def _register(choices: Any, classes: Mapping[str, type]) -> None:
     for name, cls in classes.items():
         known = choices.classes.setdefault(name, cls)
         if known is not cls:
@@ -162,50 +120,36 @@ def _add(choices, classes: Mapping[str, type]) -> None:
             )
 
 
-class _RegisterAfter(importlib.abc.Loader):
-    """Loads a module as its own loader does, then registers with it."""
-
-    def __init__(self, loader):
-        self.loader = loader
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module):
-        self.loader.exec_module(module)
-        REGISTER[module.__name__](module)
-
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
+def install_all(module: ModuleType) -> None:
+    """Apply all holds on a module of ESPnet, except those of one command."""
+    for hold in holds(espnet_version()):
+        if hold.module == module.__name__ and hold.kind is not Kind.SCOPED:
+            install(hold, module)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Puts _RegisterAfter around the loaders of the modules of REGISTER."""
+@contextlib.contextmanager
+def replaced(hold: Hold, module: ModuleType, value: Any) -> Iterator[None]:
+    """Within the block, a value takes the place of a SCOPED hold's class.
 
-    def __init__(self):
-        self.searching = False
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname not in REGISTER or self.searching:
-            return None
-        self.searching = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self.searching = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisterAfter(spec.loader)
-        return spec
+    Args:
+        hold: The hold.
+        module: Its module, imported.
+        value: The value, which calls what `hold.by` names.
+    """
+    owner, name, original = find(hold, module)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
+@functools.lru_cache(maxsize=None)
 def register_when_imported() -> None:
-    """Register now with the modules already imported, else at their import.
+    """Apply the holds to modules that are imported already, else at their import.
 
     Also provides the transducer loss where `warprnnt_pytorch` is missing.
     """
     provide_when_missing()
-    for name, register in REGISTER.items():
-        if name in sys.modules:
-            register(sys.modules[name])
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    for name in dict.fromkeys(hold.module for hold in holds(espnet_version())):
+        wrapt.register_post_import_hook(install_all, name)

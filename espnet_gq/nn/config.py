@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from espnet_gq.quantizer.annealing import CURVES, Annealing
-from espnet_gq.quantizer.base import GRANULARITIES
+from espnet_gq.quantizer.codebook import GRANULARITIES
 from espnet_gq.quantizer.general import FORWARDS, AnnealedQuantizer
 from espnet_gq.quantizer.methods import METHODS, own_options
-from espnet_gq.wording import shown
+from espnet_gq.wording import quoted
 
 
 class GQConfigError(ValueError):
@@ -17,7 +17,7 @@ class GQConfigError(ValueError):
 
 
 def _is_number(value: Any, kind: Any = (int, float)) -> bool:
-    """Return whether a value is a number that float can hold; no truth value."""
+    """Return whether a value is a number that a float can hold; bools are none."""
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     return abs(value) <= sys.float_info.max  # NaN is not
@@ -27,21 +27,21 @@ def _check_keys(where: str, given: Mapping, allowed: List[str]) -> None:
     for key in given:
         if key not in allowed:
             raise GQConfigError(
-                f"{where}: unknown key {shown(key)}; allowed: {', '.join(allowed)}"
+                f"{where}: unknown key {quoted(key)}; allowed: {', '.join(allowed)}"
             )
 
 
 def _check_bits(where: str, bits: Any) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise GQConfigError(
-            f"{where}: bits is {shown(bits)}; allowed: a whole number from 1 to 8"
+            f"{where}: bits is {quoted(bits)}; allowed: a whole number from 1 to 8"
         )
 
 
 def _check_choice(where: str, key: str, value: Any, allowed: Tuple[str, ...]) -> None:
     if value not in allowed:
         raise GQConfigError(
-            f"{where}: {key} is {shown(value)}; allowed: {', '.join(allowed)}"
+            f"{where}: {key} is {quoted(value)}; allowed: {', '.join(allowed)}"
         )
 
 
@@ -70,22 +70,22 @@ class Rule:
     def __post_init__(self):
         if not isinstance(self.pattern, str) or not self.pattern:
             raise GQConfigError(
-                f"gq_conf.rules: pattern is {shown(self.pattern)}; allowed: a pattern "
+                f"gq_conf.rules: pattern is {quoted(self.pattern)}; allowed: a pattern "
                 'of names of modules such as "encoders.0.*"'
             )
-        where = f"gq_conf.rules, pattern {shown(self.pattern)}"
+        where = f"gq_conf.rules, pattern {quoted(self.pattern)}"
         if self.bits is not None:
             _check_bits(where, self.bits)
         if self.granularity is not None:
             _check_choice(where, "granularity", self.granularity, GRANULARITIES)
         if not isinstance(self.float, bool):
             raise GQConfigError(
-                f"{where}: float is {shown(self.float)}; allowed: true, false"
+                f"{where}: float is {quoted(self.float)}; allowed: true, false"
             )
         if self.float and (self.bits is not None or self.granularity is not None):
             raise GQConfigError(
-                f"{where}: float: true goes with neither bits nor granularity; "
-                "allowed: one or the other"
+                f"{where}: float: true excludes bits and granularity; allowed: one or "
+                "the other"
             )
         if not self.float and self.bits is None and self.granularity is None:
             raise GQConfigError(
@@ -106,15 +106,16 @@ class GQConfig:
         bits: Default bit width, 1 to 8.
         rules: Ordered rules (Rule, or dicts of its arguments); for each weight the
             first one that matches decides, and the default where none does.
-        granularity: One scale a "tensor", "gate" (of recurrent layers; elsewhere as
-            tensor) or output "channel". None: by bit width (channel below 4 bits).
+        granularity: One scale per "tensor", per "gate" (of recurrent layers; per tensor
+            elsewhere) or per output "channel". None: by bit width (per channel below 4
+            bits).
         forward: "soft", "hard", or "auto" (by bit width).
         annealing: Schedule of the inverse temperature (Annealing, or a dict of its
             arguments).
         every: Quantize at every k-th optimizer step only.
-        method: "gq", or one of the methods it is compared with: "uniform", "lsq",
-            "lloyd_max", "dkm", "free", "ternary" (`espnet_gq.quantizer.methods`).
-        method_conf: Options that only this method has, such as {mu: 255} of "gq".
+        method: "gq", or a baseline: "uniform", "lsq", "lloyd_max", "dkm", "free",
+            "ternary" (`espnet_gq.quantizer.methods`).
+        method_conf: Options of this method alone, such as {mu: 255} for "gq".
 
     Raises:
         GQConfigError: If a key is unknown or a value has the wrong type or range.
@@ -137,7 +138,7 @@ class GQConfig:
         every = self.every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise GQConfigError(
-                f"gq_conf: every is {shown(every)}; allowed: a whole number from 1"
+                f"gq_conf: every is {quoted(every)}; allowed: a whole number from 1"
             )
         _check_choice("gq_conf", "method", self.method, tuple(METHODS))
         if self.forward != "auto" and not issubclass(
@@ -164,7 +165,7 @@ class GQConfig:
             return cls()
         if not isinstance(conf, Mapping):
             raise GQConfigError(
-                f"gq_conf is {shown(conf)}; allowed: a mapping such as {{bits: 5}}"
+                f"gq_conf is {quoted(conf)}; allowed: a mapping such as {{bits: 5}}"
             )
         _check_keys("gq_conf", conf, [f.name for f in fields(cls)])
         return cls(**conf)
@@ -206,13 +207,13 @@ def _method_conf(method: str, value: Any) -> Dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise GQConfigError(
-            f"gq_conf: method_conf is {shown(value)}; allowed: a mapping such as "
+            f"gq_conf: method_conf is {quoted(value)}; allowed: a mapping such as "
             "{temperature: 0.1}"
         )
     allowed = own_options(method)
     if value and not allowed:
         raise GQConfigError(
-            f"gq_conf: method_conf is {shown(dict(value))}; allowed: none with method "
+            f"gq_conf: method_conf is {quoted(dict(value))}; allowed: none with method "
             f"'{method}'"
         )
     _check_keys("gq_conf.method_conf", value, list(allowed))
@@ -220,13 +221,13 @@ def _method_conf(method: str, value: Any) -> Dict[str, Any]:
         if isinstance(allowed[key], bool):
             if not isinstance(given, bool):
                 raise GQConfigError(
-                    f"gq_conf.method_conf: {key} is {shown(given)}; allowed: true, "
+                    f"gq_conf.method_conf: {key} is {quoted(given)}; allowed: true, "
                     "false"
                 )
             continue
         if not _is_number(given) or given < 0:
             raise GQConfigError(
-                f"gq_conf.method_conf: {key} is {shown(given)}; allowed: a number "
+                f"gq_conf.method_conf: {key} is {quoted(given)}; allowed: a number "
                 "from 0"
             )
     return dict(value)
@@ -239,7 +240,7 @@ def _annealing(value: Any) -> Annealing:
         return Annealing()
     if not isinstance(value, Mapping):
         raise GQConfigError(
-            f"gq_conf: annealing is {shown(value)}; allowed: a mapping such as "
+            f"gq_conf: annealing is {quoted(value)}; allowed: a mapping such as "
             "{start: 3, end: 50}"
         )
     allowed = {f.name: f.type for f in fields(Annealing)}
@@ -253,7 +254,7 @@ def _annealing(value: Any) -> Annealing:
         elif not _is_number(given, int if whole else (int, float)):
             words = "a whole number" if whole else "a number"
             raise GQConfigError(
-                f"gq_conf.annealing: {key} is {shown(given)}; allowed: {words}"
+                f"gq_conf.annealing: {key} is {quoted(given)}; allowed: {words}"
             )
     try:
         return Annealing(**value)
@@ -266,7 +267,7 @@ def _rules(value: Any) -> Tuple[Rule, ...]:
         return ()
     if isinstance(value, (str, Mapping)) or not isinstance(value, (list, tuple)):
         raise GQConfigError(
-            f"gq_conf: rules is {shown(value)}; allowed: a list of mappings such as "
+            f"gq_conf: rules is {quoted(value)}; allowed: a list of mappings such as "
             '[{pattern: "encoders.0.*", bits: 8}]'
         )
     rules = []
@@ -276,13 +277,13 @@ def _rules(value: Any) -> Tuple[Rule, ...]:
             continue
         if not isinstance(item, Mapping):
             raise GQConfigError(
-                f"gq_conf.rules: {shown(item)} is not a rule; allowed: a mapping such "
+                f"gq_conf.rules: {quoted(item)} is not a rule; allowed: a mapping such "
                 'as {pattern: "encoders.0.*", bits: 8}'
             )
         _check_keys("gq_conf.rules", item, [f.name for f in fields(Rule)])
         if "pattern" not in item:
             raise GQConfigError(
-                f"gq_conf.rules: {shown(dict(item))} has no pattern; allowed: a "
+                f"gq_conf.rules: {quoted(dict(item))} has no pattern; allowed: a "
                 'mapping such as {pattern: "encoders.0.*", bits: 8}'
             )
         rules.append(Rule(**item))

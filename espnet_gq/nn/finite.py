@@ -4,8 +4,8 @@ from typing import Iterable, List, Tuple
 
 import torch
 
-SHOWN = 5
-"""At most so many tensors are named in a sentence."""
+LISTED = 5
+"""Number of tensors that a message names at most."""
 
 
 class NotFiniteError(ValueError):
@@ -15,15 +15,14 @@ class NotFiniteError(ValueError):
 def is_weight(name: str) -> bool:
     """Return whether PyTorch's layers keep a weight or statistics under a name.
 
-    Other tensors of a state dict may be weights, or what need not be finite: a causal
-    mask holds -inf.
+    Other tensors of a state dict need not be finite: a causal mask holds -inf.
     """
     last = name.rpartition(".")[2]
     return last.startswith(("weight", "bias", "running_"))
 
 
 def not_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> List[str]:
-    """Return the names of those that hold a NaN or infinite value."""
+    """Return the names of the tensors that hold a NaN or infinite value."""
     return [
         name
         for name, tensor in tensors
@@ -34,9 +33,9 @@ def not_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> List[str]:
 
 
 def named(names: List[str]) -> str:
-    """Return names for a sentence, the first SHOWN of them."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    """Return the first LISTED names, as a message lists them."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""The weights of a recurrent layer in one buffer, where cuDNN looks for them.
+"""The weights of a recurrent layer in the one buffer that cuDNN expects.
 
 cuDNN takes all weights of an LSTM or GRU as one buffer. PyTorch passes a layer's
 weights on without a copy only where they already are that buffer; otherwise it copies
@@ -34,21 +34,21 @@ def flattened(weights: List[torch.Tensor], layer: nn.RNNBase) -> List[torch.Tens
       bias_hh, weight_hr (without those that the layer lacks);
     - the last weight is contiguous.
 
-    On a CUDA device the addresses are cuDNN's own, asked for once per kind of layer.
+    On a CUDA device the addresses are cuDNN's own, queried once per kind of layer.
     Elsewhere they are those of `layout`.
 
-    Memory: the buffer. The weights given are not kept for the backward pass.
+    Memory: the buffer; the given weights are not kept for the backward pass.
 
     Args:
         weights: What the layer computes with, in the order of `layer._flat_weights`.
         layer: The LSTM or GRU; its sizes are read, its weights are not.
 
     Returns:
-        Contiguous tensors of the shapes, type and device of `weights`. The list given
-        where cuDNN will not compute with it.
+        Contiguous tensors of the shapes, type and device of `weights`. The given list
+        where cuDNN does not support the weights.
 
     Raises:
-        ValueError: If number, type or device of the weights is not the layer's.
+        ValueError: If number, type or device of the weights differ from the layer's.
     """
     names = layer._flat_weights_names
     if len(weights) != len(names):
@@ -75,11 +75,11 @@ def flattened(weights: List[torch.Tensor], layer: nn.RNNBase) -> List[torch.Tens
 
 
 def layout(shapes: Sequence[Tuple[int, ...]], layer: nn.RNNBase) -> Layout:
-    """Return the layout of cuDNN as it is known: all matrices, then all biases.
+    """Return cuDNN's layout: all matrices, then all biases.
 
     Matrices lie layer by layer, direction by direction, each weight_ih, weight_hh and
     weight_hr; biases likewise, bias_ih and bias_hh. Gates are stacked as in the
-    weights. Biases have their place, filled with zeros, where the layer has none.
+    weights. A layer without biases has zeros in their place.
 
     Args:
         shapes: Those of the weights, in the order of `layer._flat_weights`.

@@ -26,7 +26,7 @@ _held: contextvars.ContextVar[Optional[Dict[int, Dict[int, torch.Tensor]]]] = (
 
 
 class QuantizedLayer(nn.Module):
-    """What the quantized layers share; `float_class` is the layer extended."""
+    """Base class of quantized layers; `float_class` is the layer that is extended."""
 
     float_class: Type[nn.Module]
 
@@ -90,16 +90,17 @@ class QuantizedLayer(nn.Module):
         """Return a parameter as it is trained, before it is quantized.
 
         Raises:
-            RuntimeError: If it is no parameter any more.
+            RuntimeError: If it is not a parameter any more.
         """
         weight = self._parameters.get(name)
         if weight is None and getattr(self, "_is_replica", False):  # of nn.DataParallel
             weight = self.__dict__.get(name)
         if weight is None:
             raise RuntimeError(
-                f"'{name}' of a quantized {self.float_class.__name__} is no parameter "
-                "any more, as weight_norm, parametrize and pruning leave it; allowed: "
-                "these before espnet_gq.prepare, which then leaves the layer float"
+                f"'{name}' of a quantized {self.float_class.__name__} is not a "
+                "parameter any more (weight_norm, parametrize and pruning replace it); "
+                "allowed: to apply these before espnet_gq.prepare, which then leaves "
+                "the layer float"
             )
         return weight
 
@@ -132,7 +133,7 @@ class QuantizedLayer(nn.Module):
         return super().__getattr__(name)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # Float weights without quantizers: a codebook fitted to others does not fit.
+        # Float weights without quantizers: a codebook fitted to other weights is stale.
         # ESPnet's --init_param completes such a checkpoint with the model's own values.
         for name, weight, quantizer in self.quantized():
             given = state_dict.get(prefix + name)
@@ -153,7 +154,7 @@ def _same(saved: torch.Tensor, quantizer: Quantizer) -> bool:
 
 
 def matrices(layer: nn.Module, gates: Mapping[str, int]) -> Dict[str, int]:
-    """Return those of some parameters that a layer has, and that are no vectors."""
+    """Return the gates of those named parameters of a layer that are matrices."""
     found = {name: layer._parameters.get(name) for name in gates}
     return {n: gates[n] for n, p in found.items() if p is not None and p.dim() > 1}
 
@@ -164,7 +165,7 @@ def quantized_once(module: nn.Module) -> Iterator[None]:
 
     For a forward pass that calls its layers again and again (a decoder that steps
     through its labels). Weights must not change within the block. Other threads are
-    not concerned.
+    not affected.
     """
     layers = (m for m in module.modules() if isinstance(m, QuantizedLayer))
     token = _held.set({**(_held.get() or {}), **{id(layer): {} for layer in layers}})
@@ -205,13 +206,13 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
     """Embedding, weight (num_embeddings, embedding_dim) quantized.
 
     The row of `padding_idx` is quantized like any other. A codebook with a zero (LSQ's,
-    the ternary one at 2 bits) keeps it zero. The others have none: with one scale per
-    tensor, padding is embedded as the centroids nearest to zero; with one per channel
-    the scale of that row is next to nothing, zero in effect.
+    the ternary one at 2 bits) keeps it zero. Other codebooks have none: with one scale
+    per tensor, padding is embedded as the centroids nearest to zero; with one per
+    channel, the scale of that row is too small to matter.
 
-    `max_norm` limits the rows that are looked up: in training the parameter's own, as
-    nn.Embedding does, and always the quantized ones. Gradients are dense where `sparse`
-    is set as well.
+    `max_norm` limits the quantized rows that are looked up, and in training those of
+    the parameter too, as nn.Embedding does. Gradients are dense also with
+    `sparse=True`.
     """
 
     float_class = nn.Embedding
@@ -223,7 +224,7 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
         return super().from_float(layer, quantizers)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Evaluation is that of the hardened layer, whose rows are quantized first.
+        # Evaluation equals the hardened layer, which limits rows that are quantized.
         if self.max_norm is not None and self.training:
             with torch.no_grad():  # in place, as nn.Embedding does
                 weight, rows = self.latent_weight(), input.reshape(-1).contiguous()
@@ -240,9 +241,9 @@ class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
 
 
 def limited(rows: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
-    """Return vectors (..., n), those longer than `max_norm` made as long.
+    """Return vectors (..., n); those longer than `max_norm` are scaled down to it.
 
-    As `torch.embedding_renorm_`, not in place; the factors have no gradient.
+    Like `torch.embedding_renorm_`, but not in place; the factors have no gradient.
     """
     norm = rows.detach().norm(norm_type, -1, keepdim=True)
     factor = torch.where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)

@@ -1,4 +1,4 @@
-"""Verbs on a whole module: prepare it for training, harden it, count its bits."""
+"""Verbs on a whole module: prepare it for training, harden it."""
 
 import copy
 import logging
@@ -26,7 +26,7 @@ from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
 from espnet_gq.quantizer.methods import create
-from espnet_gq.wording import shown
+from espnet_gq.wording import quoted
 
 
 def occurrences(module: nn.Module) -> Dict[nn.Module, List[str]]:
@@ -64,9 +64,9 @@ class _Weight:
 
     parameter: nn.Parameter
     places: List[Tuple[nn.Module, str]]
-    """Layers that use it, and their names of it."""
+    """Layers that use it, and its name in each."""
     names: List[Tuple[str, str]]
-    """Names of these layers, and again their names of it."""
+    """Names of these layers, and its name in each."""
     channels: int
     gates: int
 
@@ -75,7 +75,7 @@ class _Weight:
         return _label(*self.names[0])
 
     def rule(self, config: GQConfig) -> Optional[Rule]:
-        """Return the rule that decides, None where the default does.
+        """Return the rule that applies, None for the default.
 
         Raises:
             GQConfigError: If rules disagree on a tensor that has several names.
@@ -90,8 +90,8 @@ class _Weight:
         if len(settings) > 1:
             raise GQConfigError(
                 f"gq_conf.rules: {' and '.join(_label(*n) for n in found.values())} "
-                "are one tensor, and the rules do not give them the same; allowed: "
-                "one setting for all names of a tensor"
+                "are one tensor, and the rules give them different settings; "
+                "allowed: one setting for all names of a tensor"
             )
         return next(iter(found), None)
 
@@ -149,7 +149,7 @@ def prepare(
         outsiders = _outsiders(modules, weight)
         options = config.options(rule)
         if rule is not None and options is None:
-            reasons[id(weight.parameter)] = f"{RULE}{shown(rule.pattern)}"
+            reasons[id(weight.parameter)] = f"{RULE}{quoted(rule.pattern)}"
         elif outsiders:
             reasons[id(weight.parameter)] = (
                 f"a {outsiders[0]}, which has no quantized form, uses the same tensor"
@@ -196,7 +196,7 @@ def _check_rules(
     modules: Mapping[nn.Module, List[str]],
     weights: Sequence[_Weight],
 ) -> None:
-    """Refuse rules that would do nothing, and to quantize what is quantized already.
+    """Refuse rules without effect, and layers that are quantized already.
 
     Raises:
         GQConfigError: See `prepare`.
@@ -225,12 +225,12 @@ def _check_rules(
         ]
         if others:
             raise GQConfigError(
-                f"gq_conf.rules: pattern {shown(rule.pattern)} matches only "
+                f"gq_conf.rules: pattern {quoted(rule.pattern)} matches only "
                 f"{', '.join(sorted(set(others)))}, which cannot be quantized; "
                 f"allowed: a pattern for one of {_examples(names)}"
             )
         raise GQConfigError(
-            f"gq_conf.rules: pattern {shown(rule.pattern)} matches no layer; "
+            f"gq_conf.rules: pattern {quoted(rule.pattern)} matches no layer; "
             f"allowed: a pattern for one of {_examples(names)}"
         )
     for name, weight, bits in done:
@@ -239,7 +239,7 @@ def _check_rules(
             raise GQConfigError(
                 f"gq_conf: {name or 'the module'} is quantized already, to {bits} "
                 "bits; allowed: to prepare a module once, a rule with float: true for "
-                "what is to stay as it is, or espnet_gq.harden before"
+                "layers that are to stay as they are, or espnet_gq.harden first"
             )
 
 
@@ -326,68 +326,3 @@ def quantized_weights(
             if id(quantizer) not in seen:
                 seen.add(id(quantizer))
                 yield prefix + weight_name, weight, quantizer
-
-
-def fit_quantizers(module: nn.Module, again: bool = False) -> None:
-    """Fit the quantizers that have not been (or all of them) to their weights.
-
-    For a training that begins now; what a training step, `harden` and `pack` need is
-    fitted by themselves.
-
-    Raises:
-        NotFiniteError: If a weight is NaN or infinite; names the tensor.
-    """
-    for name, weight, quantizer in quantized_weights(module):
-        if again or not quantizer.fitted:
-            check_finite([(name, weight)])
-            quantizer.fit(weight)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of a module's annealing, as reported during training."""
-
-    temperature: float
-    """Mean inverse temperature alpha over the quantized tensors."""
-    settled: float
-    """Share of weights whose soft value is within 1% of the local gap of a centroid."""
-    soft_hard_gap: float
-    """||soft - hard|| / ||hard|| over all quantized weights."""
-    effective_bits: float
-    """Mean bits a quantized weight."""
-
-
-@torch.no_grad()
-def progress(module: nn.Module) -> Progress:
-    """Measure how far the annealing has come; takes three passes over a sample."""
-    total: Dict[str, float] = {}
-    alphas, bits = [], 0.0
-    for _, weight, quantizer in quantized_weights(module):
-        alphas.append(quantizer.alpha)
-        figures = quantizer.statistics(weight)
-        bits += quantizer.bits * figures["numel"]
-        for key, value in figures.items():
-            total[key] = total.get(key, 0.0) + value
-    if not alphas:
-        return Progress(0.0, 0.0, 0.0, 32.0)
-    numel = max(total["numel"], 1.0)
-    return Progress(
-        temperature=sum(alphas) / len(alphas),
-        settled=total["settled"] / numel,
-        soft_hard_gap=(total["gap"] / max(total["hard"], 1e-300)) ** 0.5,
-        effective_bits=bits / numel,
-    )
-
-
-def advance(module: nn.Module) -> None:
-    """Count one optimizer step in every quantizer; call it after `optimizer.step()`.
-
-    At the end of a warm-up the codebooks are fitted to the weights of that moment.
-
-    Raises:
-        ValueError: If the length of the annealing is not known.
-    """
-    for _, weight, quantizer in quantized_weights(module):
-        quantizer.advance()
-        if quantizer.active and not quantizer.fitted:
-            quantizer.fit(weight)

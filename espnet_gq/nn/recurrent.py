@@ -1,8 +1,8 @@
 """Quantized LSTM and GRU layers and cells.
 
 Input, recurrent and projection matrix of each layer and direction have a quantizer
-each. The gates of a matrix are stacked in its dimension 0 and share the codebook; with
-granularity "gate" each gate has a scale of its own.
+each. The gates of a matrix are stacked in its dimension 0 and share the codebook;
+granularity "gate" gives each gate its own scale.
 """
 
 import weakref
@@ -28,8 +28,8 @@ def _all_or_none(layer: nn.Module, gates: Dict[str, int]) -> Dict[str, int]:
 def _for_one_call(layer: _Layer, **attributes: Any) -> _Layer:
     """Return a second instance of a layer with some attributes of its own.
 
-    Everything else is shared. Threads that call the layer at once do not see each
-    other's.
+    Everything else is shared. Threads that call the layer at the same time do not see
+    each other's attributes.
     """
     call = object.__new__(type(layer))
     call.__dict__.update(layer.__dict__)
@@ -38,7 +38,7 @@ def _for_one_call(layer: _Layer, **attributes: Any) -> _Layer:
 
 
 class QuantizedRNNBase(QuantizedLayer):
-    """What the quantized LSTM and GRU share."""
+    """Base class of the quantized LSTM and GRU."""
 
     @staticmethod
     def gates(layer: nn.Module) -> Dict[str, int]:
@@ -70,10 +70,10 @@ class QuantizedRNNBase(QuantizedLayer):
         ]
 
     def _update_flat_weights(self) -> None:
-        """Leave _flat_weights as they are: the forward pass has its own."""
+        """Do nothing: each forward pass makes its own _flat_weights."""
 
     def flatten_parameters(self) -> None:
-        """Do nothing: cuDNN gets the quantized weights, which are new at every step."""
+        """Do nothing: cuDNN gets the quantized weights, which change at every step."""
 
     def to_float(self) -> nn.Module:
         """Turn the layer into the float one, see `QuantizedLayer`."""
@@ -102,7 +102,7 @@ class QuantizedGRU(QuantizedRNNBase, nn.GRU):
 
 
 class QuantizedCell(QuantizedLayer):
-    """What the quantized cells share."""
+    """Base class of the quantized cells."""
 
     @staticmethod
     def gates(layer: nn.Module) -> Dict[str, int]:

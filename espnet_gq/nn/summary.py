@@ -1,4 +1,4 @@
-"""What of a module is quantized, and what is left float and why."""
+"""Which parameters of a module are quantized, which are left float, and why."""
 
 import logging
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from torch import nn
 
 from espnet_gq.nn.kinds import QUANTIZED
 from espnet_gq.nn.layers import QuantizedLayer
+from espnet_gq.quantizer import Quantizer
 
 EXPECTED = 0.95
-"""Where less than this share of the parameters in matrices that no rule left float is
-quantized, the log says so as a warning."""
+"""Where a smaller share than this is quantized, of the parameters in matrices that no
+rule left float, the summary is logged as a warning."""
 VECTOR = "a vector (bias, normalization)"
 BY_CONFIGURATION = "gq_conf"
 RULE = "rule "
@@ -30,14 +31,16 @@ class LeftFloat:
 
 @dataclass(frozen=True)
 class Summary:
-    """What of a module is quantized. Shared tensors count once."""
+    """The quantized and the float parameters of a module. Shared tensors count once."""
 
     quantized: Mapping[str, int]
     """Bits of each quantized parameter, by its name."""
     numel: Mapping[str, int]
-    """Number of weights of each."""
+    """Number of weights in each quantized parameter."""
     left: Tuple[LeftFloat, ...]
     """The other parameters."""
+    buffers: int = 0
+    """Number of values in persistent buffers; those of quantizers do not count."""
 
     @property
     def total(self) -> int:
@@ -51,7 +54,7 @@ class Summary:
 
     @property
     def effective_bits(self) -> float:
-        """Mean bits of a quantized weight, 32 where there is none."""
+        """Mean bits per quantized weight, 32 where there is none."""
         weights = sum(self.numel.values())
         if not weights:
             return 32.0
@@ -77,7 +80,7 @@ class Summary:
         )
 
     def log(self) -> None:
-        """Log it, as a warning where much is left float that no rule asked for."""
+        """Log the summary, as a warning where much is left float without a rule."""
         asked = (VECTOR, BY_CONFIGURATION)
         lost = sum(
             p.numel
@@ -96,8 +99,7 @@ def summarize(
 
     Args:
         module: Any module, prepared or not.
-        reasons: Reason for a parameter, by its id, where more is known than the module
-            shows.
+        reasons: Reasons for parameters, by id, that the module itself does not show.
     """
     quantized: Dict[str, int] = {}
     numel: Dict[str, int] = {}
@@ -118,7 +120,17 @@ def summarize(
             reason = reason or _reason(holder, weight, parameter)
             kind = getattr(holder, "float_class", type(holder)).__name__
             left.append(LeftFloat(name, kind, parameter.numel(), reason))
-    return Summary(quantized, numel, tuple(left))
+    return Summary(quantized, numel, tuple(left), _values_in_buffers(module))
+
+
+def _values_in_buffers(module: nn.Module) -> int:
+    return sum(
+        buffer.numel()
+        for holder in module.modules()
+        if not isinstance(holder, Quantizer)
+        for name, buffer in holder._buffers.items()
+        if buffer is not None and name not in holder._non_persistent_buffers_set
+    )
 
 
 def _held_parameters(

@@ -1,4 +1,4 @@
-"""What an attribute such as `layer.weight` of a quantized layer is.
+"""The attributes of a quantized layer, such as `layer.weight`.
 
 Layers compute with the quantized form of their parameters. Other code that computes
 with a layer's attribute (PyTorch's fast paths of its Transformer layers, a tied output
@@ -7,13 +7,10 @@ while code that writes to it, or asks for its shape, means the parameter itself.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Protocol, Tuple
 
 import torch
 from torch.utils._pytree import tree_map_only
-
-if TYPE_CHECKING:
-    from espnet_gq.nn.layers import QuantizedLayer
 
 _COMPUTED = frozenset(("T", "mT", "H", "mH", "real", "imag"))
 """Attributes of a tensor whose values are computed from it."""
@@ -24,8 +21,7 @@ _PARTS = frozenset(
         *("t", "transpose", "swapaxes", "swapdims", "permute", "movedim", "mT"),
     )
 )
-"""Operations that may return a part, or another form, of the memory of a tensor: what
-is written to it is written to the tensor."""
+"""Operations that may return a view: writes to it are writes to the tensor."""
 _DESCRIBES = frozenset(
     (
         *("size", "dim", "ndimension", "numel", "nelement", "stride", "__len__"),
@@ -42,7 +38,7 @@ _DESCRIBES = frozenset(
         "register_post_accumulate_grad_hook",
     )
 )
-"""Methods that ask about the parameter itself, not about the values in use."""
+"""Methods that describe the parameter itself, not the values in use."""
 _WRITES = frozenset(
     ("__setitem__",)
     + tuple(
@@ -78,24 +74,34 @@ def _means_parameter(func: Any, kwargs: Any) -> bool:
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
+class _Layer(Protocol):
+    """What a view needs of its layer."""
+
+    def latent_weight(self, name: str) -> torch.Tensor:
+        """Return the trained parameter."""
+
+    def weight_in_use(self, name: str) -> torch.Tensor:
+        """Return the quantized weights."""
+
+
 class WeightView(torch.Tensor):
     """A quantized layer's attribute for one of its parameters, or a part of it.
 
     Operations that compute with it use the quantized weights, with their gradient;
-    `.data`, `.grad`, `.shape` and the like, and everything that writes in place, are
-    the parameter's own, also through a part such as `layer.weight[0]`. The parameter
+    `.data`, `.grad`, `.shape` and the like, and everything that writes in place, act on
+    the parameter itself, also through a part such as `layer.weight[0]`. The parameter
     itself is in `layer.parameters()`.
     """
 
-    _layer: "QuantizedLayer"
+    _layer: _Layer
     _parameter_name: str
     _steps: Tuple[Step, ...]
-    """What makes this part of the parameter."""
+    """Operations that select this part of the parameter."""
 
     @classmethod
     def of(
         cls,
-        layer: "QuantizedLayer",
+        layer: _Layer,
         name: str,
         memory: torch.Tensor,
         steps: Tuple[Step, ...] = (),
@@ -106,7 +112,7 @@ class WeightView(torch.Tensor):
             layer: The layer.
             name: The parameter's name in it.
             memory: The parameter, or the part of it; the view shares its memory.
-            steps: Operations that make the part of the parameter.
+            steps: Operations that select the part of the parameter.
         """
         view = memory.detach().as_subclass(cls)
         view._layer, view._parameter_name, view._steps = layer, name, steps
@@ -119,7 +125,7 @@ class WeightView(torch.Tensor):
 
     @property
     def latent(self) -> torch.Tensor:
-        """The parameter itself, as it is trained, or the part of it."""
+        """The trained parameter, or the part of it."""
         return self._part(self._layer.latent_weight(self._parameter_name))
 
     @property
@@ -150,7 +156,7 @@ class WeightView(torch.Tensor):
             return func(*args, **named)
 
     def _smaller(self, step: Step) -> Optional["WeightView"]:
-        """Return the part that a step makes, None where it has memory of its own."""
+        """Return the part that a step selects, None where the step copies."""
         memory = step(self.latent.detach())
         whole = self._layer.latent_weight(self._parameter_name)
         if memory.untyped_storage()._cdata != whole.untyped_storage()._cdata:

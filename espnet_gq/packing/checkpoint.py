@@ -49,7 +49,7 @@ import numpy as np
 import torch
 
 from espnet_gq._version import __version__
-from espnet_gq.files import written_aside
+from espnet_gq.files import atomic_write
 from espnet_gq.nn.finite import check_finite, is_weight, named, not_finite
 from espnet_gq.packing.stored import (
     StateDict,
@@ -60,7 +60,7 @@ from espnet_gq.packing.stored import (
 )
 from espnet_gq.quantizer.function import hard_indices, hard_quantize
 from espnet_gq.runtime.layout import from_stream, padding, stream_size, to_stream
-from espnet_gq.wording import shown
+from espnet_gq.wording import quoted
 
 FORMAT = "espnet_gq.packed"
 VERSIONS = (1, 2, 3)
@@ -223,8 +223,8 @@ def _extra(key: str, value: Any) -> Any:
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"{key} holds {shown(value)}; allowed beside tensors: None, numbers, text, and "
-        "lists and dicts of these with text as keys"
+        f"{key} holds {quoted(value)}; allowed beside tensors: None, numbers, text, "
+        "and lists and dicts of these with text as keys"
     )
 
 
@@ -238,7 +238,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
     version = packed.get("version")
     if not isinstance(version, int) or version not in VERSIONS:
         raise PackedFormatError(
-            f"format version {shown(version)}; espnet_gq {__version__} reads "
+            f"format version {quoted(version)}; espnet_gq {__version__} reads "
             f"{', '.join(map(str, VERSIONS))}"
         )
     for key in ("header", "data"):
@@ -262,7 +262,7 @@ def _header(packed: Mapping[str, Any]) -> Tuple[List[Dict[str, Any]], bytes]:
 
 def _count(value: Any, most: int = 2**40) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise PackedFormatError(f"{shown(value)} is not a count")
+        raise PackedFormatError(f"{quoted(value)} is not a count")
     return value
 
 
@@ -375,7 +375,7 @@ def tensors(
                 known[name] = value
         except PackedFormatError as e:
             label = entry.get("name") if isinstance(entry, dict) else None
-            raise PackedFormatError(f"tensor {shown(label)}: {e}") from None
+            raise PackedFormatError(f"tensor {quoted(label)}: {e}") from None
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise PackedFormatError(f"a tensor entry is malformed ({e})") from None
         yield name, value
@@ -384,7 +384,7 @@ def tensors(
 
 def _name(entry: Mapping[str, Any], key: str = "name") -> str:
     if not isinstance(entry[key], str):
-        raise PackedFormatError(f"{shown(entry[key])} is not a name")
+        raise PackedFormatError(f"{quoted(entry[key])} is not a name")
     return entry[key]
 
 
@@ -416,7 +416,7 @@ def _tensor(entry: Mapping[str, Any], data: _Data) -> Tuple[str, Stored]:
         value: Stored = QuantizedTensor(shape, quantizer, stream)
     else:
         if entry["dtype"] not in DTYPES:
-            raise PackedFormatError(f"unknown type {shown(entry['dtype'])}")
+            raise PackedFormatError(f"unknown type {quoted(entry['dtype'])}")
         dtype = DTYPES[entry["dtype"]]
         raw = data.take(numel * dtype.itemsize).copy()
         plain = torch.empty(shape, dtype=dtype)  # torch views no array without values
@@ -453,7 +453,7 @@ def unpack_state_dict(packed: Mapping[str, Any]) -> StateDict:
 def save(obj: Any, path: Union[str, Path]) -> None:
     """Write with `torch.save` to a temporary file beside `path`, then rename it."""
     # torch.save writes a file's name into it, and that of the temporary one is random.
-    with written_aside(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         torch.save(obj, file)
 
 

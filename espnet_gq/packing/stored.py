@@ -5,10 +5,10 @@ from typing import Collection, Dict, List, Mapping, Optional, Set
 
 import torch
 
-from espnet_gq.quantizer.base import StateError, read_state
 from espnet_gq.quantizer.function import LOG_SCALES, scale_pair
 from espnet_gq.quantizer.mulaw import codebook
-from espnet_gq.wording import shown
+from espnet_gq.quantizer.state import StateError, read_state
+from espnet_gq.wording import quoted
 
 StateDict = Dict[str, torch.Tensor]
 
@@ -118,7 +118,7 @@ def stored_quantizer(state: Mapping[str, torch.Tensor], name: str) -> StoredQuan
         if values is not None and not _is_vector(values, allowed):
             raise StateError(
                 f"the quantizer of {name}: {key} has shape "
-                f"{shown(tuple(values.shape))} and type {values.dtype}; allowed: a "
+                f"{quoted(tuple(values.shape))} and type {values.dtype}; allowed: a "
                 "vector of finite numbers, one scale per equal part of "
                 "dimension 0, one ln mu, or at most 2^bits centroids"
             )

@@ -1,7 +1,7 @@
 """The annealing of the inverse temperature, as data.
 
-A schedule is evaluated from a step count alone, so a resumed training continues where
-it was as soon as its step count is restored.
+A schedule depends on the step count alone: a resumed training continues where it was as
+soon as its step count is restored.
 """
 
 import math
@@ -18,7 +18,7 @@ class Annealing:
     Args:
         start: alpha at step 0, above 0. None: by method and bit width.
         end: alpha at the last step, at least `start`, at most 80. None: likewise.
-        curve: "exponential" (equal ratios a step) or "linear".
+        curve: "exponential" (equal ratios per step) or "linear".
         steps: Optimizer steps from start to end. None: the whole training, which the
             trainer counts from the epochs.
         warmup_steps: Optimizer steps at the beginning that leave the weights float.

@@ -1,7 +1,7 @@
 """Initial scale and curvature: a joint search for least squared error.
 
-Starting from s = max|w| costs points of word error rate at 2 bits that training does
-not repair; a fitted start does not.
+Starting from s = max|w| instead costs points of word error rate at 2 bits that training
+does not recover.
 """
 
 from typing import Sequence, Tuple
@@ -43,7 +43,7 @@ def _search(x: torch.Tensor, codebooks: Sequence[torch.Tensor]) -> Tuple[float, 
 
 
 def _refine(w: torch.Tensor, scale: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Least-squares scale for the present assignment, repeated (rows, cols)."""
+    """Return scales (rows, 1): four rounds of assignment and least squares."""
     for _ in range(4):
         z = c[hard_index(w / scale, c)]
         shape = (scale.shape[0], -1)
@@ -73,7 +73,7 @@ def _fit_scales(
 
 
 def rows_and_peaks(w: torch.Tensor, scales: int) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights, a row for each scale, and their peaks (scales, 1), float64.
+    """Return the weights, one row per scale, and their peaks (scales, 1), float64.
 
     Raises:
         ValueError: If w holds a value that is not finite.

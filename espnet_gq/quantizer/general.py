@@ -9,21 +9,23 @@ from torch import nn
 from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer.annealing import Annealing
 from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.codebook import Codebook
 from espnet_gq.quantizer.fit import fit, fit_scale, rows_and_peaks
 from espnet_gq.quantizer.function import fake_quantize
 from espnet_gq.quantizer.mulaw import MAX_LOG_MU, MIN_LOG_MU, codebook
 
 SOFT_FROM_BITS = 4
 """From this width on the forward pass is soft and hardens; below, it is hard from the
-start, so that no soft-to-hard gap remains."""
+start, which leaves no soft-to-hard gap."""
 # First and last inverse temperature. The hard pass has no gap to close: its slope only
 # has to reach the weights.
 ALPHA = {SOFT: (3.0, 50.0), HARD: (1.0, 2.0)}
 SLOPE_ALPHA = 1.5
 """Inverse temperature of the slope with which a soft pass trains the weights. Its own
-gradient dies as it hardens: on the evidence grid, learning stopped three fifths into
-the training, and a transducer at 5 and 4 bits ended at a validation loss of 1.15 and
-1.08 instead of 0.99 and 0.95, a Conformer at 0.17 and 0.18 instead of 0.16 and 0.14."""
+gradient vanishes as it hardens: on the evidence grid, learning stopped three fifths
+into the training, and a transducer at 5 and 4 bits ended at a validation loss of 1.15
+and 1.08 instead of 0.99 and 0.95, a Conformer at 0.17 and 0.18 instead of 0.16 and
+0.14."""
 FORWARDS = ("auto", "soft", "hard")
 
 
@@ -35,7 +37,7 @@ class AnnealedQuantizer(Quantizer):
     assignment that stays soft.
 
     Args:
-        bits, channels, granularity, annealing, every, gates: See `Quantizer`.
+        bits, channels, granularity, annealing, every, gates, codebook: See `Quantizer`.
             granularity None: "channel" below SOFT_FROM_BITS bits, else "tensor".
         forward: "soft", "hard" or "auto" (by bit width).
         own_gradient: Train with the gradient of the soft forward pass itself, where the
@@ -53,12 +55,15 @@ class AnnealedQuantizer(Quantizer):
         gates: int = 1,
         *,
         own_gradient: bool = False,
+        **codebook,
     ):
         if forward == "auto":
             forward = "soft" if bits >= SOFT_FROM_BITS else "hard"
         mode = SOFT if forward == "soft" else HARD
         annealing = annealing.resolve(*ALPHA[mode])
-        super().__init__(bits, channels, granularity, annealing, every, gates)
+        super().__init__(
+            bits, channels, granularity, annealing, every, gates, **codebook
+        )
         self.mode = mode
         self.slope_alpha = None if own_gradient or mode == HARD else SLOPE_ALPHA
         self._spare_decay(self.log_scale)
@@ -76,15 +81,14 @@ class AnnealedQuantizer(Quantizer):
         )
 
 
-class GeneralQuantizer(AnnealedQuantizer):
-    """Mu-law centroids with trained scale and curvature for one weight tensor.
+class MuLawCodebook(Codebook):
+    """Mu-law centroids from a curvature mu: `log_mu` (1,) in the state dict.
 
     Args:
-        bits, channels, *args, **kwargs: See `AnnealedQuantizer`.
+        *args, **kwargs: See `Codebook`.
         mu: Curvature to begin with. None: the one of least squared error.
         train_mu: Whether the curvature is trained.
         fit: Whether the scale begins at least squared error, or at max|w|.
-        own_gradient: See `AnnealedQuantizer`.
 
     Raises:
         ValueError: If mu is out of range, or fit is False without mu.
@@ -92,16 +96,13 @@ class GeneralQuantizer(AnnealedQuantizer):
 
     def __init__(
         self,
-        bits: int,
-        channels: int,
         *args,
         mu: Optional[float] = None,
         train_mu: bool = True,
         fit: bool = True,
-        own_gradient: bool = False,
         **kwargs,
     ):
-        super().__init__(bits, channels, *args, own_gradient=own_gradient, **kwargs)
+        super().__init__(*args, **kwargs)
         if mu is not None and not MIN_LOG_MU <= math.log(max(mu, 1e-9)) <= MAX_LOG_MU:
             raise ValueError(
                 f"mu is {mu:g}; allowed: {math.exp(MIN_LOG_MU):.1g} to "
@@ -128,6 +129,16 @@ class GeneralQuantizer(AnnealedQuantizer):
         else:
             self.log_scale.copy_(rows_and_peaks(w, scales)[1][:, 0].log())
 
+    def normalized_centroids(self) -> torch.Tensor:
+        return codebook(self.log_mu, self.bits, torch.float64)[0]
+
+
+class GeneralQuantizer(AnnealedQuantizer, MuLawCodebook):
+    """Mu-law centroids whose scale and curvature are trained, annealed assignment.
+
+    Args: see `AnnealedQuantizer` and `MuLawCodebook`.
+    """
+
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         # LSQ (arXiv 1902.08153, section 2.2): the gradient of a quantizer's parameter
         # is a sum over many weights and would dominate the norm of the whole gradient.
@@ -142,6 +153,3 @@ class GeneralQuantizer(AnnealedQuantizer):
         return fake_quantize(
             w, self.log_scale, self.log_mu, self.bits, SOFT, self.alpha
         )
-
-    def normalized_centroids(self) -> torch.Tensor:
-        return codebook(self.log_mu, self.bits, torch.float64)[0]

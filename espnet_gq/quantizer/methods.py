@@ -10,6 +10,7 @@ from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
 from espnet_gq.quantizer.baselines.lsq import LSQuantizer
 from espnet_gq.quantizer.baselines.ternary import TernaryQuantizer
 from espnet_gq.quantizer.baselines.uniform import UniformQuantizer
+from espnet_gq.quantizer.codebook import Codebook
 from espnet_gq.quantizer.general import AnnealedQuantizer, GeneralQuantizer
 
 METHODS: Dict[str, Type[Quantizer]] = {
@@ -24,10 +25,17 @@ METHODS: Dict[str, Type[Quantizer]] = {
 
 
 def own_options(method: str) -> Dict[str, Any]:
-    """Return the options (method_conf) only this method has, and their defaults."""
-    parameters = inspect.signature(METHODS[method].__init__).parameters.values()
-    found = (p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.default for p in found}
+    """Return the options (method_conf) that only this method has, and their defaults.
+
+    They are the keyword-only arguments of its class and of those that it extends.
+    """
+    return {
+        p.name: p.default
+        for cls in METHODS[method].__mro__
+        if issubclass(cls, Codebook) and "__init__" in vars(cls)
+        for p in inspect.signature(vars(cls)["__init__"]).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
 
 
 def create(method: str = "gq", forward: str = "auto", **options: Any) -> Quantizer:

@@ -1,4 +1,4 @@
-"""Kaldi-style data directories: the work of stages 3 and 4 without Kaldi's scripts.
+"""Kaldi-style data directories: stages 3 and 4 without Kaldi's scripts.
 
 A data directory holds text files whose lines are ``<key> <value...>``, sorted by key:
 ``wav.scp``, ``text``, ``utt2spk``, ``spk2utt`` and, optionally, ``segments``.
@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet_gq.files import write_text, written_aside
-from espnet_gq.wording import shown
+from espnet_gq.files import atomic_write, write_text
+from espnet_gq.wording import quoted
 
 PathLike = Union[str, Path]
 Table = Dict[str, str]
@@ -30,7 +30,7 @@ def read_table(path: PathLike) -> Table:
     """Read ``<key> <value...>`` lines; a key alone has the value ``""``.
 
     Raises:
-        ValueError: it is no UTF-8 text, or a key occurs twice.
+        ValueError: the file is not UTF-8 text, or a key occurs twice.
     """
     table: Table = {}
     try:
@@ -42,7 +42,7 @@ def read_table(path: PathLike) -> Table:
             continue
         key, *value = line.split(maxsplit=1)
         if key in table:
-            raise ValueError(f"{path}:{number}: key {shown(key)} occurs twice")
+            raise ValueError(f"{path}:{number}: key {quoted(key)} occurs twice")
         table[key] = value[0].strip() if value else ""
     return table
 
@@ -89,8 +89,8 @@ def format_wav_scp(
 ) -> int:
     """Copy a data directory so that every utterance is one plain audio file.
 
-    A file that already is mono, at rate ``fs``, in ``audio_format`` and not cut by
-    ``segments`` stays where it is; anything else (pipes included) is written below
+    A file that is mono, at rate ``fs``, in ``audio_format`` and not cut by ``segments``
+    stays where it is; all other audio (pipes included) is written below
     ``target/data``. ``utt2num_samples`` counts samples at the target rate.
 
     Args:
@@ -105,8 +105,8 @@ def format_wav_scp(
         The number of utterances.
 
     Raises:
-        ValueError: an unknown ``audio_format``, a ``wav.scp`` without lines, a table
-            that is none, or audio that cannot be read; names the utterance.
+        ValueError: an unknown ``audio_format``, an empty ``wav.scp``, a malformed
+            table, or audio that cannot be read; names the utterance.
     """
     source, target = Path(source), Path(target)
     if audio_format not in SUBTYPES:
@@ -146,7 +146,7 @@ def filter_data_dir(
     min_duration: float = 0.1,
     max_duration: float = 20.0,
 ) -> Tuple[int, int]:
-    """Copy a data directory without too short, too long and empty utterances.
+    """Copy a data directory without utterances that are too short, too long or empty.
 
     Args:
         source: data directory written by :func:`format_wav_scp`.
@@ -201,13 +201,13 @@ def _jobs(recordings: Table, segments: Path) -> List[Job]:
                 raise ValueError
         except ValueError:
             raise ValueError(
-                f"{segments}: {shown(utt)} has {shown(value)}; allowed: a recording, "
+                f"{segments}: {quoted(utt)} has {quoted(value)}; allowed: a recording, "
                 "and its first and last second"
             ) from None
         if recording not in recordings:
             raise ValueError(
-                f"{segments}: {shown(utt)} is cut from {shown(recording)}; allowed: a "
-                "recording of wav.scp"
+                f"{segments}: {quoted(utt)} is cut from {quoted(recording)}; allowed: "
+                "a recording of wav.scp"
             )
         jobs.append((utt, recordings[recording], span))
     return jobs
@@ -218,7 +218,7 @@ def _convert(
 ) -> Tuple[str, str, int]:
     utt, path, span = job
     if "/" in utt or "\0" in utt:
-        raise ValueError(f"utterance {shown(utt)}; allowed: a name without '/'")
+        raise ValueError(f"utterance {quoted(utt)}; allowed: a name without '/'")
     is_pipe = path.endswith("|")
     try:
         if span is None and not is_pipe:
@@ -230,11 +230,12 @@ def _convert(
     except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as e:
         reason = " ".join(str(e).split())
         raise ValueError(
-            f"utterance {shown(utt)}: {shown(path)} cannot be read as audio ({reason})"
+            f"utterance {quoted(utt)}: {quoted(path)} cannot be read as audio "
+            f"({reason})"
         ) from None
     if not np.isfinite(audio).all():
         raise ValueError(
-            f"utterance {shown(utt)}: {path} holds NaN or infinite samples"
+            f"utterance {quoted(utt)}: {path} holds NaN or infinite samples"
         )
     mono = audio.mean(axis=1)
     if span is not None:
@@ -243,9 +244,9 @@ def _convert(
         mono = soxr.resample(mono, rate, fs)
     output = target / "data" / f"{utt}.{audio_format}"
     limited = np.clip(mono, -1.0, 1.0)
-    content = io.BytesIO()  # libsndfile would not tell of a full disk
+    content = io.BytesIO()  # libsndfile does not report a full disk
     soundfile.write(content, limited, fs, SUBTYPES[audio_format], format=audio_format)
-    with written_aside(output, sync=False) as temporary:
+    with atomic_write(output, sync=False) as temporary:
         temporary.write_bytes(content.getvalue())
     return utt, str(output), len(limited)
 

@@ -1,4 +1,4 @@
-"""Scoring decoded test sets in ESPnet's layout: the work of stage 13.
+"""Scoring decoded test sets in ESPnet's layout (stage 13).
 
 Every test set gets ``score_{wer,cer,ter}/{ref.trn,hyp.trn,result.txt}``, and an
 experiment a ``RESULTS.md`` with the tables of everything scored below it.
@@ -29,7 +29,7 @@ def find_sclite() -> Optional[str]:
 
 
 def tokenizers(bpemodel: str) -> Dict[str, Tokenizer]:
-    """Return a function from text to tokens for every metric there is."""
+    """Return metric -> function from text to tokens."""
     found: Dict[str, Tokenizer] = {
         "wer": str.split,
         "cer": lambda text: ["<space>" if c == " " else c for c in text],
@@ -59,7 +59,7 @@ def score_set(
         score_opts: options for sclite.
 
     Raises:
-        ValueError: not the same utterances were decoded.
+        ValueError: the utterances of ``data`` and ``decoded`` differ.
         RuntimeError: sclite failed.
     """
     references = read_table(data / "text")
@@ -86,7 +86,7 @@ def score_set(
 
 
 def load_units(data: Path, decoded: Path) -> wer.Units:
-    """Return a decoded test set's word errors in the units a bootstrap draws.
+    """Return a decoded test set's word errors in the units that a bootstrap draws.
 
     Args:
         data: data directory with ``text`` and ``utt2spk``; where it has
@@ -95,7 +95,7 @@ def load_units(data: Path, decoded: Path) -> wer.Units:
         decoded: folder with the decoded ``text``.
 
     Raises:
-        ValueError: not the same utterances were decoded.
+        ValueError: the utterances of ``data`` and ``decoded`` differ.
     """
     references = {u: t.split() for u, t in read_table(data / "text").items()}
     hypotheses = {u: t.split() for u, t in read_table(decoded / "text").items()}

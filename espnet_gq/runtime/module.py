@@ -1,9 +1,10 @@
 """Functions on a whole module: build it without weights, pack it, set its mode."""
 
-import contextlib
-from typing import Dict, Iterator, Mapping, Optional, Type
+from typing import ContextManager, Dict, Mapping, Optional, Type
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from espnet_gq.native.library import MODES
 from espnet_gq.runtime.layers import (
@@ -30,38 +31,30 @@ PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
 }
 """Packed class of each float class; a quantized layer extends its float class."""
 
-_WITH_WEIGHTS = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding),
-    *(nn.RNNBase, nn.RNNCellBase),
-)
+
+class _Skeleton(TorchFunctionMode):
+    """Puts the parameters of PyTorch's layers on the device "meta"."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and args[0].is_meta:
+            return args[0]
+        # PyTorch's layers pass on the device they are given, which is None here.
+        if func is torch.empty and kwargs.get("device", "cpu") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def skeleton() -> Iterator[None]:
-    """Within the block, layers are built without memory for their parameters.
+def skeleton() -> ContextManager:
+    """Return a context in which layers are built without memory for their parameters.
 
-    Their parameters are on the device "meta" until they get their values, and modules
-    cannot be moved to another device.
+    The parameters are on the device "meta" until they get their values; moving a module
+    to another device leaves them there. Other threads are not affected.
+
+        with skeleton():
+            model = Model()
     """
-    originals = {cls: cls.__init__ for cls in _WITH_WEIGHTS}
-
-    def without_memory(original):
-        def __init__(self, *args, **kwargs):
-            kwargs["device"] = "meta"
-            original(self, *args, **kwargs)
-
-        return __init__
-
-    move = nn.Module.to
-    setattr(nn.Module, "to", lambda self, *args, **kwargs: self)
-    for cls, original in originals.items():
-        setattr(cls, "__init__", without_memory(original))
-    try:
-        yield
-    finally:
-        setattr(nn.Module, "to", move)
-        for cls, original in originals.items():
-            setattr(cls, "__init__", original)
+    return _Skeleton()
 
 
 def packed_class(layer: nn.Module) -> Optional[Type[PackedLayer]]:

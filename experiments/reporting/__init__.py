@@ -1,1 +1,1 @@
-"""What the result files of the grid say: statistics, tables, RESULTS.md, plots."""
+"""Reports on the grid's result files: statistics, tables, RESULTS.md, plots."""

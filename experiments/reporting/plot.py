@@ -19,14 +19,14 @@ COLORS = {
 }
 FLOAT = (("float", "0.6", ":"), ("float_longer", "0.2", "--"))
 SETTINGS: Any = {
-    "svg.hashsalt": "grid",  # names of the parts of a file follow from its contents
+    "svg.hashsalt": "grid",  # derives the ids of SVG elements from their contents
     "svg.fonttype": "none",
     "font.size": 8,
 }
 
 
 def _against_bits(axis: Any, tables: Tables, place: Place, name: str) -> None:
-    """Draw WER with its interval against bits."""
+    """Plot WER with its interval against bits."""
     methods = list(COLORS)
     for number, method in enumerate(methods):
         points = []
@@ -61,7 +61,7 @@ def _float_lines(axis: Any, tables: Tables, place: Place, name: str) -> None:
 
 
 def _against_size(axis: Any, tables: Tables, place: Place) -> None:
-    """Draw WER of all sets against the size of the model."""
+    """Plot WER over all sets against the size of the model."""
     for method, color in COLORS.items():
         points = []
         for bits in tables.widths(place):
@@ -78,7 +78,7 @@ def _against_size(axis: Any, tables: Tables, place: Place) -> None:
 
 
 def _top(tables: Tables, place: Place, name: str) -> Optional[float]:
-    """Return where the axis ends: above what was trained, whatever else fails."""
+    """Return the upper end of the WER axis, chosen for the trained cells."""
     found = [
         tables.evidence.interval(key, name)
         for key in tables.results.cells
@@ -97,8 +97,7 @@ def plot(tables: Tables, folder: Path) -> List[Tuple[Place, Path]]:
     """Write a plot for every architecture and start that has results.
 
     Returns:
-        (architecture and start, path) of each; empty, with a sentence, where
-        matplotlib is missing.
+        (architecture and start, path) of each; empty if matplotlib is missing.
     """
     try:
         import matplotlib

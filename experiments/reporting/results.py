@@ -1,4 +1,4 @@
-"""Result files of the grid, and what their error counts say."""
+"""Reading the grid's result files, and statistics of their error counts."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ from experiments.cells import GridError
 SAMPLES = 2000
 LEVEL = 0.95
 ALL = "all"
-"""Name of the test sets together."""
+"""Pseudo-name of the union of the test sets."""
 
 Record = Dict[str, Any]
 
 
 class Key(NamedTuple):
-    """What the seeds of a cell share."""
+    """Identifies a cell apart from its seed."""
 
     architecture: str
     start: str
@@ -37,14 +37,14 @@ class Key(NamedTuple):
 
 
 class System(NamedTuple):
-    """Cells whose errors are counted together."""
+    """A cell with some of its seeds, whose errors are added up."""
 
     key: Key
     seeds: Tuple[Optional[int], ...]
 
 
 class Difference(NamedTuple):
-    """A paired difference in error rate, in points; `p` is two-sided."""
+    """A paired difference in error rate, in points, with its two-sided p value."""
 
     value: float
     low: float
@@ -53,12 +53,12 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What it says of the system that is not the baseline."""
+        """The verdict on the system that is compared with the baseline."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "tied"
 
     @property
     def p_text(self) -> str:
-        """The p value as it is printed: no smaller than the samples can tell."""
+        """The p value as text, limited to the resolution of the bootstrap."""
         return f"p = {self.p:.3f}" if self.p >= 2 / SAMPLES else f"p < {2 / SAMPLES:g}"
 
 
@@ -66,7 +66,7 @@ def read_result(path: Path) -> Record:
     """Read one result file.
 
     Raises:
-        GridError: If it is none.
+        GridError: If it is not a result file.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def read_result(path: Path) -> Record:
         for name in ("cell", "sets", "architecture", "start", "method"):
             record[name]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise GridError(f"{path} is no result file of the grid ({e!r})") from None
+        raise GridError(f"{path} is not a result file of the grid ({e!r})") from None
     return record
 
 
@@ -99,7 +99,7 @@ def units(record: Record, test_set: str) -> wer.Units:
 
 
 def summed(parts: Sequence[wer.Units]) -> wer.Units:
-    """Return the sum of the counts of each recording."""
+    """Add up the counts of each recording."""
     found: wer.Units = {}
     for part in parts:
         for name, (errors, words) in part.items():
@@ -112,11 +112,11 @@ class Results:
     """All result files of a folder.
 
     Args:
-        folder: Where CELL.json are.
+        folder: Folder of the files CELL.json.
 
     Raises:
-        GridError: If a file is none of the grid's, or two were measured on different
-            test sets.
+        GridError: If a file is not a result file of the grid, or if two results were
+            measured on different test sets.
     """
 
     def __init__(self, folder: Path):
@@ -151,14 +151,14 @@ class Results:
                     )
 
     def system(self, key: Key) -> Optional[System]:
-        """Return a key with all its seeds, None where there is no result."""
+        """Return a cell with all its seeds; None if it has no result."""
         seeds = self.cells.get(key)
         return System(key, tuple(sorted(seeds, key=str))) if seeds else None
 
     def pair(self, baseline: Key, key: Key) -> Optional[Tuple[System, System]]:
-        """Return two keys with the seeds that both have; None where there are none.
+        """Return two cells with the seeds that both have; None if there are none.
 
-        What has no seed (nothing was trained) goes with every seed of the other.
+        A cell without a seed (not trained) is paired with every seed of the other.
         """
         first, second = self.system(baseline), self.system(key)
         if first is None or second is None:
@@ -189,11 +189,11 @@ def _set_order(name: str) -> Tuple[int, str]:
 class Rates:
     """Error rates of many systems on one test set, with common bootstrap draws.
 
-    The intervals are those of :func:`espnet_gq.analysis.wer.bootstrap` and
-    :func:`~espnet_gq.analysis.wer.paired_bootstrap`; the draws are made once for all.
+    The intervals equal those of :func:`espnet_gq.analysis.wer.bootstrap` and
+    :func:`~espnet_gq.analysis.wer.paired_bootstrap`; all systems share the samples.
 
     Args:
-        systems: Name -> counts by recording.
+        systems: Maps names to counts by recording.
     """
 
     def __init__(self, systems: Mapping[Any, wer.Units]):
@@ -205,11 +205,11 @@ class Rates:
         self.samples: Dict[Any, np.ndarray] = dict(zip(names, samples))
 
     def interval(self, name: Any) -> wer.Interval:
-        """Return the error rate of a system."""
+        """Return the error rate of a system with its interval."""
         return wer.Interval(self.values[name], *_ends(self.samples[name]))
 
     def difference(self, baseline: Any, name: Any) -> Difference:
-        """Return the error rate of a system minus that of another."""
+        """Return the error rate of a system minus that of the baseline."""
         drawn = self.samples[name] - self.samples[baseline]
         sides = float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))
         value = self.values[name] - self.values[baseline]
@@ -224,11 +224,11 @@ def _ends(drawn: np.ndarray) -> Tuple[float, float]:
 
 
 class Evidence:
-    """What a report is made of: rates of all systems and of all pairs.
+    """The statistics of a report: rates of all systems and differences of all pairs.
 
     Args:
         results: The result files.
-        pairs: (baseline, key) to compare.
+        pairs: Pairs (baseline, key) to compare.
     """
 
     def __init__(self, results: Results, pairs: Sequence[Tuple[Key, Key]]):
@@ -246,13 +246,13 @@ class Evidence:
         }
 
     def interval(self, key: Key, test_set: str) -> Optional[wer.Interval]:
-        """Return the error rate of a key over its seeds, None where it is missing."""
+        """Return the error rate of a key over its seeds; None if it has no result."""
         system = self.systems.get(key)
         return None if system is None else self.rates[test_set].interval(system)
 
     def difference(
         self, baseline: Key, key: Key, test_set: str
     ) -> Optional[Difference]:
-        """Return a paired difference, None where there is none."""
+        """Return the paired difference of two keys; None without common results."""
         both = self.pairs.get((baseline, key))
         return None if both is None else self.rates[test_set].difference(*both)

@@ -1,4 +1,4 @@
-"""The tables of the grid, from its result files alone."""
+"""The tables of the grid, generated from its result files alone."""
 
 import statistics
 from typing import Callable, Container, Iterable, Iterator, List, Optional, Tuple
@@ -17,7 +17,7 @@ from experiments.reporting.results import (
 
 MISSING, NOT_DECLARED = "missing", ""
 FLOATS = ("float_longer", "float")
-"""The float models that GQ is compared with: trained as long as GQ, and its start."""
+"""The float models that GQ is compared with: trained for as long, and its start."""
 
 Place = Tuple[str, str]
 """Architecture and start."""
@@ -25,10 +25,10 @@ Read = Callable[[Record], Optional[float]]
 
 
 class Tables:
-    """What the result files say, in tables.
+    """Tables of the results.
 
     Args:
-        grid: The declaration: titles, order, and what is missing.
+        grid: The declaration, which gives titles, order and missing cells.
         results: The result files.
     """
 
@@ -47,7 +47,7 @@ class Tables:
     # --- keys -------------------------------------------------------------------------
 
     def gq(self, place: Optional[Place] = None) -> List[Key]:
-        """Return the keys of GQ as it is, most bits first."""
+        """Return the keys of GQ without ablations, most bits first."""
         found = [
             key
             for key in self.keys
@@ -56,23 +56,23 @@ class Tables:
         return sorted(found, key=lambda key: -(key.bits or 0))
 
     def _others(self, gq: Key) -> Iterator[Key]:
-        """Yield what a GQ key is compared with."""
+        """Yield the keys that a GQ key is compared with."""
         for method in self.compared:
             yield other_than(gq, method)
 
     @property
     def compared(self) -> List[str]:
-        """The methods that GQ is compared with, the float ones first."""
+        """The methods that GQ is compared with, float first."""
         return [*FLOATS, *(m for m in self.methods if m not in ("gq", *FLOATS))]
 
     @property
     def baselines(self) -> List[str]:
-        """The methods that train for as long at the same bits."""
+        """The methods that train for as long and with the same bits as GQ."""
         others = [m for m in self.compared if m not in FLOATS]
         return [m for m in others if self.grid.methods[m].get("train", True)]
 
     def widths(self, place: Place) -> List[int]:
-        """Return the bit widths of an architecture and start, most first."""
+        """Return the bit widths of an architecture and start, largest first."""
         found = {key.bits for key in self.keys if key[:2] == place and key.bits}
         return sorted(found, reverse=True)
 
@@ -82,7 +82,7 @@ class Tables:
     # --- results ----------------------------------------------------------------------
 
     def records(self, place: Optional[Place] = None) -> List[Record]:
-        """Return the results, of one architecture and start or of all."""
+        """Return the results of one architecture and start, or all."""
         return [
             record
             for record in self.results.records.values()
@@ -90,14 +90,14 @@ class Tables:
         ]
 
     def _seeds(self, key: Key, only: Optional[Container] = None) -> List[Record]:
-        """Return the results of a key, of all seeds or of some."""
+        """Return the results of a key, for all seeds or some."""
         found = self.results.cells.get(key, {})
         return [found[seed] for seed in found if only is None or seed in only]
 
     # --- tables -----------------------------------------------------------------------
 
     def error_rates(self, place: Place, test_set: str) -> str:
-        """Return WER by method and bits."""
+        """Tabulate WER by method and bits."""
         widths = self.widths(place)
         rows = []
         for method in self.methods:
@@ -118,7 +118,7 @@ class Tables:
         )
 
     def differences(self, place: Place, test_set: str) -> str:
-        """Return GQ minus what it is compared with."""
+        """Tabulate GQ minus the methods it is compared with."""
         gqs = self.gq(place)
         rows = []
         for method in self.compared:
@@ -134,12 +134,12 @@ class Tables:
         return markdown(["GQ minus", *map(bits_of, gqs)], rows)
 
     def figures(self, place: Place, read: Read, form: str) -> str:
-        """Return a table of a figure of the result files, the mean over seeds.
+        """Tabulate a figure of the result files, averaged over seeds.
 
         Args:
             place: Architecture and start.
             read: Function from a record to the figure, or None.
-            form: How the figure is printed.
+            form: Format specification of the figure.
         """
         widths = self.widths(place)
         rows = []
@@ -155,7 +155,7 @@ class Tables:
         return markdown(["method", "32", *map(str, widths)], rows)
 
     def by_seed(self, place: Place) -> str:
-        """Return the WER of each seed, of what has several, and their deviation."""
+        """Tabulate WER by seed and its standard deviation, for repeated cells."""
         chosen = [
             key
             for key in self.keys
@@ -175,7 +175,7 @@ class Tables:
         return markdown([*header, "deviation"], rows)
 
     def ablation_table(self, place: Place) -> str:
-        """Return the ablations beside GQ as it is."""
+        """Tabulate the ablations and their differences from GQ."""
         rows = []
         for key in self.keys:
             if key[:2] != place or not key.ablation:
@@ -203,7 +203,7 @@ class Tables:
         return markdown(header, rows)
 
     def starts(self) -> str:
-        """Return the float models that the cells begin with."""
+        """Tabulate the float models from which the cells start."""
         rows = []
         for place in self.places:
             records = self.records(place)
@@ -220,11 +220,11 @@ class Tables:
                     f"{figures['largest_difference']:.1g}",
                 ]
             )
-        header = ["start", "parameters", "kurtosis, trained", "kurtosis here"]
+        header = ["start", "parameters", "kurtosis, trained", "kurtosis, start"]
         return markdown([*header, "largest output difference"], rows)
 
     def sizes(self, place: Place) -> str:
-        """Return the packed files of GQ."""
+        """Tabulate the packed files of GQ."""
         rows = []
         for key in self.gq(place):
             for record in list(self.results.cells.get(key, {}).values())[:1]:
@@ -245,38 +245,38 @@ class Tables:
 
 
 def key_of(cell: Cell) -> Key:
-    """Return what a cell shares with its other seeds."""
+    """Return the key of a cell."""
     return Key(*(getattr(cell, name) for name in Key._fields))
 
 
 def other_than(gq: Key, method: str) -> Key:
-    """Return the key of another method in the place of a GQ key."""
+    """Return the key of another method that corresponds to a GQ key."""
     return gq._replace(method=method, bits=None if method in FLOATS else gq.bits)
 
 
 def place_name(place: Place) -> str:
-    """Return architecture and start in words."""
+    """Format an architecture and start, for example "rnnt, trained weights"."""
     return f"{place[0]}, {place[1]} weights"
 
 
 def set_name(name: str) -> str:
-    """Return the name of a test set, or of all, in words."""
+    """Format the name of a test set."""
     return "all sets" if name == ALL else name
 
 
 def bits_of(key: Key) -> str:
-    """Return the bit width of a key in words."""
+    """Format the bit width of a key, for example "5 bits"."""
     return f"{key.bits} bit{'' if key.bits == 1 else 's'}"
 
 
 def _rate_of(record: Record) -> float:
-    """Return the WER of a result on all sets, in percent."""
+    """Return the WER of a result over all sets, in percent."""
     errors, words = map(sum, zip(*units(record, ALL).values()))
     return 100 * errors / words
 
 
 def _mean(values: Iterable[Optional[float]], form: str) -> str:
-    """Return the mean of those that are there, as text, or nothing."""
+    """Format the mean of the values other than None; empty if there are none."""
     there = [value for value in values if value is not None]
     return format(statistics.fmean(there), form) if there else ""
 
@@ -295,7 +295,7 @@ def loss(record: Record) -> Optional[float]:
 
 
 def loss_gap(record: Record) -> Optional[float]:
-    """Return the development loss, hardened minus as in training."""
+    """Return the development loss after hardening minus that before."""
     gap = record["gap"] if record["training"] else None
     return None if gap is None else gap["loss_hard"] - gap["loss_trained"]
 
@@ -307,7 +307,7 @@ def weight_gap(record: Record) -> Optional[float]:
 
 
 def step_time(record: Record) -> Optional[float]:
-    """Return seconds per step, the median over epochs."""
+    """Return the seconds per step, the median over epochs."""
     training = record["training"]
     return None if training is None else training["seconds_a_step"]
 

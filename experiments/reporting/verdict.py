@@ -1,4 +1,4 @@
-"""Where GQ wins, ties and loses, and what is missing, in words."""
+"""Summary of the comparisons (better, tied, worse) and list of missing cells."""
 
 from typing import Dict, Iterator, List, Sequence, Tuple
 
@@ -18,7 +18,7 @@ Lines = List[str]
 
 
 class Verdict:
-    """What the tests of the tables say.
+    """Text summary of the tables.
 
     Args:
         tables: The tables.
@@ -29,10 +29,10 @@ class Verdict:
         self.titles = tables.methods
 
     def lines(self) -> Lines:
-        """Return the verdict: each model against float, then against the baselines."""
+        """Compare GQ with float and with the baselines, for each model and in total."""
         lines = [line for place in self.tables.places for line in self._place(place)]
         if not lines:
-            return ["No comparison can be made yet."]
+            return ["There are no results to compare yet."]
         return [*lines, "", *self._counted()]
 
     def _place(self, place: Place) -> Lines:
@@ -50,10 +50,10 @@ class Verdict:
             if against:
                 words = "; ".join(against)
                 lines.append(f"  - baselines at the same bits, {verdict}: {words}")
-        return [f"- **{place_name(place)}**: GQ against", *lines] if lines else []
+        return [f"- **{place_name(place)}**, GQ compared with", *lines] if lines else []
 
     def _by_verdict(self, place: Place, method: str) -> Dict[str, Lines]:
-        """Return verdict -> bits of GQ, with the difference where there is one."""
+        """Group the bits of GQ by verdict; significant differences are quoted."""
         bits: Dict[str, Lines] = {verdict: [] for verdict in VERDICTS}
         for gq in self.tables.gq(place):
             pair = other_than(gq, method), gq
@@ -68,7 +68,7 @@ class Verdict:
         return bits
 
     def _counted(self) -> Lines:
-        """Count the comparisons with the baselines, on all sets and set by set."""
+        """Count the comparisons with baselines, over all sets and on single sets."""
         tables = self.tables
         pairs = [
             (other_than(gq, method), gq)
@@ -77,7 +77,7 @@ class Verdict:
         ]
         known = [pair for pair in pairs if pair in tables.evidence.pairs]
         if not known:
-            return ["No baseline can be compared with yet."]
+            return ["There are no baselines to compare with yet."]
         single = sum(len(tables.evidence.pairs[pair][1].seeds) == 1 for pair in known)
         together = [tables.evidence.difference(*pair, ALL) for pair in known]
         counts = _counts([d.verdict for d in together if d is not None])
@@ -95,17 +95,17 @@ class Verdict:
                         f"points, {found.p_text}"
                     )
         return [
-            f"Of {len(known)} comparisons with baselines, {single} of which rest on "
-            f"one seed, GQ is {counts}.",
-            f"Test set by test set, of {len(apart)}: {_counts(apart)}"
+            f"Of {len(known)} comparisons with baselines ({single} with one seed), GQ "
+            f"is {counts}.",
+            f"Of {len(apart)} comparisons on single test sets, GQ is {_counts(apart)}"
             + (f" ({'; '.join(losses)})." if losses else "."),
-            "One in twenty shows a difference where there is none.",
+            "About one comparison in twenty is expected to differ by chance.",
         ]
 
     # --- what is missing --------------------------------------------------------------
 
     def missing(self) -> Lines:
-        """Name the cells that have no result, an architecture and start a line."""
+        """List the cells without a result, one line per architecture and start."""
         tables = self.tables
         there = {record["cell"] for record in tables.records()}
         missing = [cell for cell in tables.grid.cells if cell.name not in there]
@@ -123,7 +123,7 @@ class Verdict:
         return lines
 
     def _grouped(self, cells: Sequence[Cell]) -> Iterator[str]:
-        """Yield what is missing of each method or ablation: bits, and seeds."""
+        """Yield the missing bits and seeds of each method or ablation."""
         groups: Dict[str, Dict[Tuple, List[str]]] = {}
         for key in dict.fromkeys(map(key_of, cells)):
             seeds = tuple(c.seed for c in cells if key_of(c) == key and c.seed)
@@ -147,7 +147,7 @@ def _where(bits: Sequence[str], seeds: Sequence[int]) -> str:
 
 def _counts(verdicts: Sequence[str]) -> str:
     better, tied, worse = (verdicts.count(v) for v in VERDICTS)
-    return f"better in {better}, tied in {tied}, worse in {worse}"
+    return f"better in {better}, tied in {tied} and worse in {worse}"
 
 
 def _listed(words: Sequence[str]) -> str:

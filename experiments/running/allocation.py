@@ -1,4 +1,4 @@
-"""The bit widths of a mixed cell: measured once a float start, then chosen."""
+"""Bit widths of a mixed-precision cell, from the sensitivity of its float start."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,15 @@ from experiments.cells import GQConfs
 from experiments.running.place import Workplace
 
 UTTERANCES = 60
-"""Of the development set, spread evenly."""
+"""Number of development utterances for the sensitivity, evenly spaced."""
 
 
 def allocation(
     place: Workplace, architecture: str, start: str, effective_bits: float
 ) -> GQConfs:
-    """Return the gq_conf of each part of the model with so many bits on average.
+    """Return the gq_conf of each part of the model for an average number of bits.
+
+    The sensitivity is measured once per float start.
 
     Raises:
         StepFailed: If a command fails.
@@ -48,7 +50,7 @@ def allocation(
 
 
 def read(path: Path) -> GQConfs:
-    """Return the gq_conf of each part in a file of espnet_gq.bin.allocate."""
+    """Read the gq_conf of each part from a file of espnet_gq.bin.allocate."""
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     confs = {part: (found.get(f"{part}_conf") or {}).get("gq_conf") for part in PARTS}
     return {part: conf for part, conf in confs.items() if conf is not None}

@@ -1,4 +1,4 @@
-"""Running a cell of the grid: training, measuring, result file."""
+"""Running one cell of the grid: training, measuring, result file."""
 
 import datetime
 import json
@@ -27,13 +27,13 @@ STEPS = re.compile(r"\d+epoch results: .*?\btotal_count=(\d+)")
 
 
 def write_result(path: Path, record: Dict[str, Any]) -> None:
-    """Write a result file, a line for every key."""
+    """Write a result file with one line per key."""
     lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def commit() -> Optional[str]:
-    """Return the project's revision, None where it is no checkout."""
+    """Return the project's git revision; None outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -43,7 +43,7 @@ def commit() -> Optional[str]:
 
 
 def run_cell(place: Workplace, cell: Cell) -> Dict[str, Any]:
-    """Train, measure and write the result file of a cell.
+    """Train and measure a cell, and write its result file; return the result.
 
     Raises:
         StepFailed: If a command fails.
@@ -97,7 +97,7 @@ def run_cell(place: Workplace, cell: Cell) -> Dict[str, Any]:
 def _train(
     place: Workplace, cell: Cell, given: Architecture, start: Path, commands: List[str]
 ) -> Path:
-    """Train a cell, or what is left of its training; returns the checkpoint."""
+    """Train a cell, or resume its training; return the path of the checkpoint."""
     options = ("--pretrained_model", os.path.relpath(start, place.recipe))
     command = place.training(cell.name, cell.architecture, *options)
     checkpoint = f"exp/{cell.name}/{given.epochs['cell']}epoch.pth"
@@ -110,7 +110,7 @@ def _train(
 
 
 def _gq_confs(place: Workplace, cell: Cell) -> Optional[GQConfs]:
-    """Return the gq_conf of each part, with bit widths of its own where chosen."""
+    """Return the gq_conf of each part, with allocated bit widths if declared."""
     gq_confs = place.grid.gq_confs(cell)
     effective_bits = place.grid.ablation(cell).get("effective_bits")
     if effective_bits is None or gq_confs is None:
@@ -123,17 +123,17 @@ def _finished(place: Workplace, cell: Cell) -> Path:
     """Return the packed file of the cell without its ablation.
 
     Raises:
-        StepFailed: If that cell was not run.
+        StepFailed: If that cell has not been run.
     """
     base = replace(cell, ablation=None).name
     packed = place.recipe / f"exp/{base}/packed.pth"
     if not packed.exists():
-        raise StepFailed(f"it needs the model of {base}, which has not been run")
+        raise StepFailed(f"needs the model of {base}, which has not been run")
     return packed
 
 
 def _untrained(place: Workplace, cell: Cell, gq_confs: Optional[GQConfs]) -> Config:
-    """Return the model's config.yaml of a cell that trains nothing."""
+    """Return the config.yaml of a cell that is not trained."""
     path = place.recipe / f"exp/{cell.architecture}-start/config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     return config if gq_confs is None else quantized(config, gq_confs)
@@ -142,7 +142,7 @@ def _untrained(place: Workplace, cell: Cell, gq_confs: Optional[GQConfs]) -> Con
 def _declared(
     place: Workplace, cell: Cell, given: Architecture, gq_confs: Optional[GQConfs]
 ) -> Dict[str, Any]:
-    """Return what the declaration says of a cell."""
+    """Return the declaration of a cell, for its result file."""
     trained = place.grid.trains(cell)
     return dict(
         data=place.grid.data,
@@ -158,7 +158,7 @@ def _declared(
 
 
 def _training_figures(folder: Path) -> Dict[str, Any]:
-    """Return the optimizer steps of a training and seconds per step (median)."""
+    """Return the optimizer steps of a training and the median seconds per step."""
     text = "\n".join(
         log.read_text(encoding="utf-8", errors="replace")
         for log in sorted(folder.glob("train*.log"))
@@ -172,7 +172,7 @@ def _training_figures(folder: Path) -> Dict[str, Any]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove the checkpoints of a finished cell but the packed one."""
+    """Remove the checkpoints of a finished cell except the packed one."""
     for path in folder.glob("*.pth"):
         if path.name != "packed.pth":
             path.unlink()

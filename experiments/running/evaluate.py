@@ -1,7 +1,7 @@
-"""Measure one model of the grid, in a process of its own: errors, gap, size.
+"""Measure one model of the grid in a new process: errors, soft-to-hard gap, size.
 
-Run by the grid in a recipe's folder. Decodes every test set with the hardened model, as
-ESPnet's `Speech2Text` builds it, one utterance at a time and greedily.
+The grid runs it in a recipe's folder. It decodes every test set greedily, one utterance
+at a time, with the hardened model that ESPnet's `Speech2Text` builds.
 """
 
 import argparse
@@ -22,10 +22,11 @@ import espnet_gq.espnet  # noqa: F401
 from benchmarks.espnet_models import Model
 from benchmarks.options import new_parser
 from benchmarks.report import machine
-from espnet_gq.analysis.size import describe
 from espnet_gq.analysis.wer import Units
+from espnet_gq.espnet.inference.counting import describe_model
 from espnet_gq.files import write_json
-from espnet_gq.nn.prepare import fit_quantizers, progress, quantized_weights
+from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.training import fit_quantizers, progress
 from espnet_gq.packing import (
     is_packed,
     load_state_dict,
@@ -41,13 +42,13 @@ BATCH = 25
 
 
 def read_audio(data: Path) -> Dict[str, np.ndarray]:
-    """Return the audio of a data directory, utterance to samples (float32)."""
+    """Read the audio of a data directory; return float32 samples by utterance."""
     paths = read_table(data / "wav.scp")
     return {u: soundfile.read(paths[u], dtype="float32")[0] for u in sorted(paths)}
 
 
 def digest(data: Path, audio: Dict[str, np.ndarray]) -> str:
-    """Return 16 hexadecimal digits that stand for a test set's sound and words."""
+    """Return 16 hexadecimal digits that identify the audio and text of a test set."""
     found = hashlib.sha256()
     text = read_table(data / "text")
     for utt, samples in audio.items():
@@ -60,7 +61,7 @@ def digest(data: Path, audio: Dict[str, np.ndarray]) -> str:
 
 
 def speech2text(config: Path, checkpoint: Path, decoding: str) -> Speech2Text:
-    """Return ESPnet's decoder; where the checkpoint is quantized, it is hardened.
+    """Build ESPnet's decoder; quantized checkpoints are hardened.
 
     Args:
         config: config.yaml of the model.
@@ -72,7 +73,7 @@ def speech2text(config: Path, checkpoint: Path, decoding: str) -> Speech2Text:
 
 
 def decoder(model: Speech2Text, decoding: str) -> Decoder:
-    """Return a function from samples to words."""
+    """Return a function that maps samples to words."""
     if decoding == "transducer":
         return lambda samples: model(samples)[0][1]
     return lambda samples: _best_path(model.asr_model, samples)
@@ -80,16 +81,16 @@ def decoder(model: Speech2Text, decoding: str) -> Decoder:
 
 @torch.no_grad()
 def recalibrate(model: Model, data: Path) -> None:
-    """Compute the batch-norm statistics again, over every second training batch.
+    """Recompute the batch-norm statistics on every second training batch.
 
     Args:
-        model: With the weights it decodes with; in evaluation mode, as afterwards.
+        model: The hardened model, in evaluation mode before and after.
         data: The data directory.
     """
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
+        norm.momentum = None  # cumulative mean over all batches
         norm.train()
     for speech, lengths, _, _ in itertools.islice(batches(model, data), 0, None, 2):
         model.encode(speech, lengths)
@@ -98,7 +99,7 @@ def recalibrate(model: Model, data: Path) -> None:
 
 @torch.no_grad()
 def _best_path(model: Model, samples: np.ndarray) -> List[str]:
-    """Return the words of the best CTC path: repetitions and blanks taken out."""
+    """Return the words of the best CTC path, without repetitions and blanks."""
     speech = torch.from_numpy(samples)[None]
     encoded, _ = model.encode(speech, torch.tensor([speech.shape[1]]))
     path = torch.unique_consecutive(model.ctc.argmax(encoded)[0]).tolist()
@@ -106,10 +107,10 @@ def _best_path(model: Model, samples: np.ndarray) -> List[str]:
 
 
 def packed_units(units: Units) -> Dict[str, Dict[str, str]]:
-    """Return errors and words by recording in few characters: speaker -> numbers.
+    """Encode errors and words by recording compactly, as strings of numbers by speaker.
 
-    The recordings of a speaker are in the order of their names. One number stands for
-    all where they are equal.
+    The recordings of a speaker are sorted by name. If all have the same number of
+    words, it is given once.
     """
     found: Dict[str, Dict[str, List[int]]] = {}
     for (speaker, _), counts in sorted(units.items()):
@@ -149,7 +150,7 @@ def score(decode: Decoder, data: Path, target: Path) -> Dict[str, Any]:
 
 
 def build(config: Path, checkpoint: Path) -> Model:
-    """Return the model as it was trained, not hardened; quantizers are fitted.
+    """Return the model as trained, not hardened, with fitted quantizers.
 
     Raises:
         ValueError: If the checkpoint lacks anything but quantizers.
@@ -162,7 +163,7 @@ def build(config: Path, checkpoint: Path) -> Model:
     lacking = [name for name in found.missing_keys if "_quantizer." not in name]
     if lacking or found.unexpected_keys:
         name = (lacking + found.unexpected_keys)[0]
-        raise ValueError(f"{checkpoint} and {config} differ, first in {name}")
+        raise ValueError(f"{checkpoint} and {config} do not match, first in {name}")
     fit_quantizers(model)
     return model.eval()
 
@@ -170,9 +171,9 @@ def build(config: Path, checkpoint: Path) -> Model:
 def batches(
     model: Model, data: Path
 ) -> Iterator[Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield speech, its lengths, words, their lengths, the longest utterances first."""
+    """Yield speech, its lengths, words and their lengths, longest utterances first."""
     audio, text = read_audio(data), read_table(data / "text")
-    # ESPnet's RNN encoders want the longest first.
+    # ESPnet's RNN encoders require descending lengths.
     names = sorted(audio, key=lambda utt: (-len(audio[utt]), utt))
     for first in range(0, len(names), BATCH):
         utts = names[first : first + BATCH]
@@ -191,17 +192,17 @@ def batches(
 
 @torch.no_grad()
 def dev_loss(model: Model, data: Path, trained: bool) -> float:
-    """Return the mean loss of the development set.
+    """Return the mean loss over the development set.
 
     Args:
         model: In evaluation mode.
         data: The data directory.
-        trained: Compute with the weights of the training's forward pass at its last
-            step, not with the hard ones.
+        trained: Use the weights of the forward pass in training at its last step
+            instead of the hard ones.
     """
     for _, _, quantizer in quantized_weights(model):
         quantizer.train(trained)
-        quantizer.every = 1  # a step that is not quantized has no gap to tell
+        quantizer.every = 1  # without it, unquantized steps would have no gap
     total, count = 0.0, 0
     for speech, lengths, text, text_lengths in batches(model, data):
         loss = model(speech, lengths, text.clone(), text_lengths)[0]
@@ -212,7 +213,7 @@ def dev_loss(model: Model, data: Path, trained: bool) -> float:
 
 
 def gap(model: Model, data: Path) -> Dict[str, float]:
-    """Return how far the forward pass of training is from that of the hard weights."""
+    """Measure the gap between the forward pass in training and the hard weights."""
     hard, soft = (dev_loss(model, data, trained) for trained in (False, True))
     return dict(
         loss_hard=hard,
@@ -221,12 +222,12 @@ def gap(model: Model, data: Path) -> Dict[str, float]:
     )
 
 
-def size(checkpoint: Path, packed: Path) -> Dict[str, Any]:
-    """Return what the checkpoint holds, and the size of its packed file.
+def size(checkpoint: Path, config: Path, packed: Path) -> Dict[str, Any]:
+    """Describe the checkpoint, and measure the size of its packed file.
 
-    `packed_bytes` is None where the packed format does not serve the method.
+    `packed_bytes` is None if the packed format does not support the method.
     """
-    found = describe(checkpoint)
+    found = describe_model(checkpoint, config)
     figures: Dict[str, Any] = dict(
         parameters=found.num_params,
         quantized_share=found.quantized_share,
@@ -259,9 +260,9 @@ def measure(
         checkpoint: Its weights, float or quantized.
         decoding: "ctc" or "transducer".
         data: Folder of the data directories.
-        test_sets: Those to decode; what is not there is left out.
-        folder: For what is written on the way.
-        recalibrated: Compute the batch-norm statistics again.
+        test_sets: Names of the sets to decode; missing ones are skipped.
+        folder: Folder for intermediate files.
+        recalibrated: Recompute the batch-norm statistics.
     """
     found: Dict[str, Any] = dict(gap=None)
     model = build(config, checkpoint)
@@ -271,7 +272,7 @@ def measure(
         if not recalibrated:
             found["gap"] = gap(model, data / "dev")
         checkpoint = fitted
-    found["size"] = size(checkpoint, folder / "packed.pth")
+    found["size"] = size(checkpoint, config, folder / "packed.pth")
     built = speech2text(config, checkpoint, decoding)
     if recalibrated:
         recalibrate(built.asr_model, data / "train")

@@ -3,12 +3,13 @@
 
     python -m experiments.running.far_field data/test_clean data/test_far
 
-Every utterance is spoken in a room of its own: a rectangular room with walls of one
-absorption, from the image-source method [Allen and Berkley, JASA 1979] of
-pyroomacoustics (pip install pyroomacoustics), one omnidirectional microphone, and
-stationary noise of the speech's average spectrum added at the microphone. Room, RT60,
-distance and noise are drawn from --seed and the number of the utterance, and written to
-`utt2room`. Where pyroomacoustics is missing, a sentence says so and nothing is written.
+Each utterance is spoken in a different rectangular room with uniform absorption,
+simulated by the image-source method [Allen and Berkley, JASA 1979] of pyroomacoustics
+(pip install pyroomacoustics), and recorded by one omnidirectional microphone. At the
+microphone, stationary noise with the average spectrum of the speech is added. Room,
+RT60, distance and noise are drawn from --seed and the index of the utterance, and
+written to `utt2room`. Without pyroomacoustics, a message is printed and nothing is
+written.
 """
 
 import argparse
@@ -23,8 +24,8 @@ import soundfile
 from benchmarks.options import new_parser
 from espnet_gq.recipe.datadir import read_table, write_spk2utt, write_table
 
-LENGTH, WIDTH, HEIGHT = (4.0, 7.0), (3.5, 6.0), (2.5, 3.2)  # of a room, metres
-MARGIN = 0.5  # metres between the walls and the talker or the microphone
+LENGTH, WIDTH, HEIGHT = (4.0, 7.0), (3.5, 6.0), (2.5, 3.2)  # room, in metres
+MARGIN = 0.5  # metres from the walls to the talker and the microphone
 MICROPHONE_HEIGHT = (0.7, 1.2)
 TALKER_HEIGHT = (1.2, 1.8)
 RMS = 0.05  # level at the microphone, about -26 dBFS
@@ -42,7 +43,7 @@ class Scene:
 
     @property
     def distance(self) -> float:
-        """Metres between talker and microphone."""
+        """Distance between talker and microphone in metres."""
         return float(np.linalg.norm(np.subtract(self.talker, self.microphone)))
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Scene:
 def draw_scene(
     rng: np.random.Generator, distance: Tuple[float, float], rt60: Tuple[float, float]
 ) -> Scene:
-    """Draw a room, and a talker at a distance (metres) within it."""
+    """Draw a room with a talker and a microphone at a distance in metres."""
     while True:
         room = np.array([rng.uniform(*side) for side in (LENGTH, WIDTH, HEIGHT)])
         microphone = np.append(
@@ -77,7 +78,7 @@ def _point(values: np.ndarray) -> Point:
 
 
 def impulse_response(scene: Scene, fs: int) -> np.ndarray:
-    """Return the response from the talker to the microphone, from the direct sound."""
+    """Return the response from talker to microphone, starting at the direct sound."""
     import pyroomacoustics as pra
 
     absorption, order = pra.inverse_sabine(scene.rt60, scene.room)
@@ -109,7 +110,7 @@ def unit(audio: np.ndarray) -> np.ndarray:
 def at_microphone(
     speech: np.ndarray, response: np.ndarray, noise: np.ndarray, snr: float
 ) -> np.ndarray:
-    """Return what the microphone hears, at level RMS and of the length of `speech`."""
+    """Return the microphone's signal, with level RMS and the length of `speech`."""
     size = 1 << (len(speech) + len(response)).bit_length()
     spectrum = np.fft.rfft(speech, size) * np.fft.rfft(response, size)
     reverberant = unit(np.fft.irfft(spectrum, size)[: len(speech)])
@@ -141,7 +142,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def make(args: argparse.Namespace) -> int:
-    """Write the data directory; returns the number of utterances.
+    """Write the data directory; return the number of utterances.
 
     Raises:
         OSError, ValueError: If the source cannot be read.
@@ -177,7 +178,7 @@ def make(args: argparse.Namespace) -> int:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Write the data directory, or say why not."""
+    """Write the data directory; print a message if that is impossible."""
     args = get_parser().parse_args(cmd)
     for name in ("distance", "rt60"):
         low, high = getattr(args, name)

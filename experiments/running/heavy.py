@@ -1,21 +1,21 @@
-"""Make the weights of a float model heavy-tailed without changing what it computes.
+"""Make the weights of a float model heavy-tailed without changing its outputs.
 
-Between two linear maps with nothing but linear maps between them, channel c may be
-scaled by r before and by 1/r after. Here r = 2^k, k normal with a given deviation in
-octaves, rounded, at most 4 in size: products of powers of two are exact in floating
-point, so the outputs are equal to the last bit. The pairs of a Conformer:
+Between two linear maps with only linear maps between them, channel c may be scaled by r
+before and by 1/r after. Here r = 2^k, with k normal with a given standard deviation in
+octaves, rounded, and |k| at most 4. Products with powers of two are exact in floating
+point, so the outputs are bitwise equal. The pairs of a Conformer:
 
 | scaled by r | scaled by 1/r |
 | :-- | :-- |
-| a layer norm's weight and bias | columns of the linear maps that read it |
-| query's rows and both position biases | rows of key and position map |
-| value's rows | columns of the attention's output |
-| rows of a first pointwise convolution, those not of the gate | depthwise kernels |
-| channels of a subsampling convolution (ReLU keeps factors) | what reads them |
+| weight and bias of a layer norm | columns of the linear maps that read it |
+| rows of the query and both position biases | rows of the key and position maps |
+| rows of the value | columns of the attention's output |
+| rows of a first pointwise convolution, except the gate's | depthwise kernels |
+| channels of a subsampling convolution (ReLU preserves factors) | their readers |
 
-and of an LSTM transducer: features and the first input matrix; embedding and the
-prediction network's input matrix; the encoder's last projection and what reads it
-(joint network, CTC). Its recurrent matrices have no such pair and stay as they are.
+The pairs of an LSTM transducer: features and the first input matrix; embedding and the
+prediction network's input matrix; the encoder's last projection and its readers (joint
+network, CTC). Its recurrent matrices have no such pair and are not scaled.
 """
 
 import re
@@ -33,7 +33,7 @@ from espnet_gq.files import write_json
 from espnet_gq.packing import load_state_dict, save
 from experiments.running.evaluate import build, read_audio
 
-LARGEST = 4  # octaves
+LARGEST = 4  # maximum of |k|
 TOLERANCE = 1e-5
 
 State = Dict[str, torch.Tensor]
@@ -45,7 +45,7 @@ class Scaled:
 
     Args:
         name: Name of the tensor.
-        dim: The dimension; -1 takes all values in order (position biases by head).
+        dim: The dimension; -1 for all elements in order (position biases by head).
         sign: +1 scales by r, -1 by 1/r.
     """
 
@@ -58,7 +58,7 @@ Group = List[Scaled]
 
 
 def pairs(state: Mapping[str, torch.Tensor]) -> Iterator[Group]:
-    """Yield the groups of tensors that share factors; the first gives their number."""
+    """Yield groups of tensors that share factors, as many as the first tensor needs."""
     layers = {
         match[0]
         for match in (re.match(r"encoder\.encoders\.\d+\.", name) for name in state)
@@ -103,7 +103,7 @@ def _conformer_layer(layer: str) -> Iterator[Group]:
 def _subsampling(state: Mapping[str, torch.Tensor]) -> Iterator[Group]:
     first, second = "encoder.embed.conv.0", "encoder.embed.conv.2"
     yield [*_before(first), Scaled(f"{second}.weight", 1, -1)]
-    # Named by the ESPnet release; a column for each channel and frequency.
+    # The name depends on the ESPnet release; one column per channel and frequency.
     names = ("encoder.embed.out.weight", "encoder.embed.out.0.weight")
     linear = next(name for name in names if name in state)
     yield [*_before(second), Scaled(linear, 1, -1)]
@@ -126,15 +126,15 @@ def _transducer(state: Mapping[str, torch.Tensor]) -> Iterator[Group]:
 
 
 def heavy_tailed(state: Mapping[str, torch.Tensor], octaves: float, seed: int) -> State:
-    """Return a state dict of the same function with heavy-tailed weights.
+    """Return a state dict with heavy-tailed weights and the same outputs.
 
     Args:
-        state: Of a float Conformer or LSTM transducer.
+        state: State dict of a float Conformer or LSTM transducer.
         octaves: Standard deviation of log2 r.
-        seed: Of the draws.
+        seed: Seed of the random factors.
 
     Raises:
-        ValueError: If a tensor that is scaled is missing.
+        ValueError: If a tensor to scale is missing.
     """
     state = {name: tensor.clone() for name, tensor in state.items()}
     rng = np.random.default_rng(seed)
@@ -151,7 +151,7 @@ def heavy_tailed(state: Mapping[str, torch.Tensor], octaves: float, seed: int) -
 
 
 def _scale(tensor: torch.Tensor, scaled: Scaled, exponents: torch.Tensor) -> None:
-    """Scale in place; a dimension of n x m has m slices for each of n factors."""
+    """Scale in place; n factors for a dimension of size n x m scale m slices each."""
     factors = torch.exp2(scaled.sign * exponents).to(tensor.dtype)
     if scaled.dim < 0:
         tensor.mul_(factors.view_as(tensor))
@@ -167,9 +167,9 @@ def _scale(tensor: torch.Tensor, scaled: Scaled, exponents: torch.Tensor) -> Non
 
 
 def kurtosis(state: Mapping[str, torch.Tensor]) -> float:
-    """Return E[(w - m)^4] / E[(w - m)^2]^2, the mean over tensors by their size.
+    """Return the kurtosis E[(w - m)^4] / E[(w - m)^2]^2, averaged over tensors by size.
 
-    Over the matrices and kernels that are quantized; 3 for Gaussian weights.
+    It covers the matrices and kernels that GQ quantizes. Gaussian weights have 3.
     """
     total, count = 0.0, 0
     for name, tensor in state.items():
@@ -184,7 +184,7 @@ def kurtosis(state: Mapping[str, torch.Tensor]) -> float:
 
 @torch.no_grad()
 def outputs(model: Model, speech: torch.Tensor) -> List[torch.Tensor]:
-    """Return the log probabilities of an utterance (samples,): CTC and transducer."""
+    """Return the CTC and transducer log probabilities of an utterance (samples,)."""
     lengths = torch.tensor([len(speech)])
     encoded, _ = model.encode(speech[None], lengths)
     found = [model.ctc.log_softmax(encoded)]
@@ -210,9 +210,9 @@ def largest_difference(
 
 
 def main() -> None:
-    """Write the heavy-tailed model and what was measured on it."""
+    """Write the heavy-tailed model and its figures."""
     parser = new_parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="of the float model")
+    parser.add_argument("--config", type=Path, required=True, help="config.yaml")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--octaves", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)

@@ -1,4 +1,4 @@
-"""The folder of a run of the grid: its commands, its data and its float starts."""
+"""The folder of a run of the grid: commands, data and float starts."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ FLOAT_CHECKPOINT = "valid.loss.ave.pth"
 
 
 class StepFailed(Exception):
-    """A command of a cell failed; says why."""
+    """A command of a cell failed."""
 
 
 class Stopped(Exception):
@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 def reason_of(log: Path) -> str:
-    """Return the line of a log that says best why the command failed."""
+    """Return the line of a log that explains the failure of a command best."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
@@ -42,13 +42,13 @@ def reason_of(log: Path) -> str:
 
 
 class Workplace:
-    """The folder of a run: a recipe's folder, configs, starts, logs, result files.
+    """The folder of a run: recipe, configs, starts, logs and result files.
 
     Args:
-        root: The folder; made where it is missing.
-        grid: What is declared.
-        fsdd: Folder of the recordings, None for what the recipe finds itself.
-        jobs: Cells that run side by side.
+        root: The folder; created if missing.
+        grid: The declaration.
+        fsdd: Folder of the recordings; None for those that the recipe finds.
+        jobs: Number of cells that run in parallel.
 
     Raises:
         GridError: If another run uses the folder.
@@ -86,7 +86,7 @@ class Workplace:
 
         Raises:
             StepFailed: If it fails.
-            Stopped: If the run was interrupted meanwhile.
+            Stopped: If the run was interrupted.
         """
         env = {
             name: value
@@ -124,7 +124,7 @@ class Workplace:
             raise StepFailed(f"{reason_of(log)} (see {log})")
 
     def stop(self) -> None:
-        """End what runs."""
+        """Terminate the running commands."""
         with self._guard:
             self.stopping = True
             for process in self._running:
@@ -134,18 +134,18 @@ class Workplace:
                     pass
 
     def run_sh(self, *options: str) -> List[str]:
-        """Return a command of the recipe."""
+        """Return a command line of the recipe."""
         return ["./run.sh", "--nj", str(self.jobs), *options]
 
     def script(self, name: str, *options: str) -> List[str]:
-        """Return a command of this package."""
+        """Return a command line of a module of this package."""
         return [sys.executable, "-m", f"experiments.running.{name}", *options]
 
     def tool(self, name: str, *options: str) -> List[str]:
-        """Return a command of the package."""
+        """Return a command line of `espnet_gq.bin`."""
         return [sys.executable, "-m", f"espnet_gq.bin.{name}", *options]
 
-    # --- what cells begin with --------------------------------------------------------
+    # --- data and float starts --------------------------------------------------------
 
     def _once(self, name: str, command: Sequence[str]) -> None:
         done = self.recipe / "done" / name
@@ -169,11 +169,11 @@ class Workplace:
             far = self.script("far_field", *folders, *options)
             self._once("far_field", far)
             if not (self.recipe / "data/test_far/text").exists():
-                (self.recipe / "done/far_field").unlink()  # look again the next time
+                (self.recipe / "done/far_field").unlink()  # try again in the next run
                 print((self.logs / "far_field.log").read_text().strip(), flush=True)
 
     def write_config(self, name: str, config: Config) -> bool:
-        """Write conf/NAME.yaml; returns whether it was there and is the same."""
+        """Write conf/NAME.yaml; return whether it existed with the same contents."""
         path, text = self.conf / f"{name}.yaml", yaml.safe_dump(config, sort_keys=False)
         same = path.exists() and path.read_text(encoding="utf-8") == text
         if not same:
@@ -191,13 +191,13 @@ class Workplace:
         )
 
     def start(self, architecture: str, start: str) -> Path:
-        """Return the checkpoint of a float start, made at the first call.
+        """Return the checkpoint of a float start, training it on the first call.
 
         Raises:
-            StepFailed: If it cannot be made.
+            StepFailed: If that fails.
         """
         path = self.starts / f"{architecture}-{start}.pth"
-        if path.with_suffix(".json").exists():  # while another start is being made
+        if path.with_suffix(".json").exists():  # without the lock
             return path
         with self._start_guard:
             if path.with_suffix(".json").exists():
@@ -208,8 +208,8 @@ class Workplace:
             try:
                 self._make_start(architecture, start, path)
             except StepFailed as e:
-                self._start_failures[architecture, start] = f"no start: {e}"
-                raise StepFailed(f"no start: {e}") from None
+                self._start_failures[architecture, start] = f"float start failed: {e}"
+                raise StepFailed(f"float start failed: {e}") from None
         return path
 
     def _make_start(self, architecture: str, start: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Running many cells of the grid, side by side, with a line for each."""
+"""Running many cells of the grid in parallel, with one line of output per cell."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ from experiments.running.place import StepFailed, Stopped, Workplace
 
 
 class Progress:
-    """Prints a line for every cell, with the time that is left."""
+    """Print a line for every finished cell, with the estimated remaining time."""
 
     def __init__(self, place: Workplace, cells: Sequence[Cell]):
         self.place, self.left, self.total = place, list(cells), len(cells)
@@ -48,7 +48,7 @@ class Progress:
 
 
 def summary(record: Dict[str, Any]) -> str:
-    """Return the error rates of a result in a few words."""
+    """Summarize the error rates of a result in one line."""
     rates = [
         f"{name.removeprefix('test_')} {100 * found['errors'] / found['words']:.2f}%"
         for name, found in record["sets"].items()
@@ -57,9 +57,9 @@ def summary(record: Dict[str, Any]) -> str:
 
 
 def run(place: Workplace, cells: Sequence[Cell]) -> int:
-    """Run cells that have no result; returns the number that failed.
+    """Run the cells that have no result; return the number that failed.
 
-    Those that failed before come last.
+    Cells that failed in an earlier run come last.
     """
     todo = [c for c in cells if not (place.results / f"{c.name}.json").exists()]
     failed_path = {cell: place.results / f"{cell.name}.failed" for cell in todo}
@@ -79,7 +79,7 @@ def run(place: Workplace, cells: Sequence[Cell]) -> int:
             record = run_cell(place, cell)
         except Stopped:
             return True
-        except Exception as e:  # whatever it is, the other cells go on
+        except Exception as e:  # any failure must leave the other cells running
             reason = str(e) if isinstance(e, StepFailed) else repr(e)
             with guard:
                 write_text(failed_path[cell], f"{reason}\n")

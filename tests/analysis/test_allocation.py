@@ -1,4 +1,4 @@
-"""Allocation against every possible choice, and the configuration it becomes."""
+"""Allocation compared with exhaustive search, and the resulting configuration."""
 
 import dataclasses
 import itertools
@@ -88,8 +88,8 @@ def test_no_choice_is_better(seed):
 
 
 @pytest.mark.parametrize("budget", [2.0, 3.0, 4.5, 5.0])
-def test_many_tensors_come_to_within_a_step_of_the_linear_relaxation(budget, capfd):
-    """The relaxation is a lower bound, and splits at most one tensor between rows."""
+def test_many_tensors_are_within_a_step_of_the_linear_relaxation(budget, capfd):
+    """The relaxation is a lower bound that splits at most one tensor between widths."""
     rng = np.random.default_rng(0)
     tables = []
     for _ in range(300):
@@ -141,7 +141,7 @@ def test_a_gain_is_a_cost_and_fewer_bits_are_never_cheaper():
 
 
 def channels(costs):
-    """Return a tensor of 100 channels, each with a scale of its own below 4 bits."""
+    """Return a tensor of 100 channels that has one scale per channel below 4 bits."""
     scales = {b: 100 if b < 4 else 1 for b in costs}
     return TensorCosts(
         "encoder.w",
@@ -159,7 +159,7 @@ def test_narrow_widths_that_take_more_bytes_are_left_out():
     assert allocate(record, effective_bits=3.5).bits == {"encoder.w": 3}
 
 
-def test_a_scale_for_each_channel_can_be_worth_more_than_a_bit():
+def test_one_scale_per_channel_can_be_worth_more_than_a_bit():
     tensor = channels({2: 0.1, 3: 0.2, 4: 0.5, 5: 0.3})
     assert monotone_costs(tensor) == {5: 0.3, 4: 0.5, 3: 0.2, 2: 0.2}
     assert allocate(sensitivity([tensor]), effective_bits=5).bits == {"encoder.w": 2}
@@ -173,7 +173,7 @@ def test_a_scale_for_each_channel_can_be_worth_more_than_a_bit():
         ({"max_loss": 1e-9}, None),
     ],
 )
-def test_a_budget_that_cannot_be_kept_says_which_can(small, budget, least):
+def test_an_impossible_budget_names_the_least_possible_one(small, budget, least):
     with pytest.raises(ValueError) as error:
         allocate(small, **budget)
     ((key, _),) = budget.items()

@@ -61,7 +61,7 @@ def test_rows_of_a_qat_checkpoint(qat):
         error = np.linalg.norm(w - q) / np.linalg.norm(w)
         assert row.error == pytest.approx(error, rel=1e-6) and error > 0.01
         assert row.scale == pytest.approx((float(scale.min()), float(scale.max())))
-        if scale.numel() == 1:  # one codebook: its indices are the distinct values
+        if scale.numel() == 1:  # one codebook: one value per index
             p = np.unique(q, return_counts=True)[1] / q.size
             assert row.use == pytest.approx(-(p * np.log2(p)).sum())
         assert 0 < row.use <= row.bits
@@ -209,7 +209,7 @@ def test_weights_are_drawn_with_their_centroids(qat):
     assert largest.get_title().startswith("3.weight\n2 bits")
     assert len(marks(largest)) == 4 and len(marks(third)) == 2
     assert marks(third) == [-1, 1]
-    (histogram,) = second.patches  # of w / s
+    (histogram,) = second.patches  # in units of w / s
     counts, edges, _ = histogram.get_data()
     assert counts.sum() == state["0.weight"].numel()
     scale = state["0.weight_quantizer.log_scale"].exp()
@@ -268,7 +268,7 @@ def test_annealing_of_the_checkpoint(tmp_path):
 def test_annealing_of_tensorboard_where_the_checkpoint_is_unsafe(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    save_checkpoint(tmp_path, time=datetime.timedelta(1))  # as ESPnet 202511 does
+    save_checkpoint(tmp_path, time=datetime.timedelta(1))  # as in ESPnet 202511
     with pytest.raises(ValueError, match=f"in {tmp_path} has figures"):
         plots.annealing_figures(tmp_path)
     with SummaryWriter(str(tmp_path / "tensorboard" / "valid")) as writer:

@@ -1,4 +1,4 @@
-"""Costs against what they are said to be, on small models without ESPnet."""
+"""Sensitivities of small models without ESPnet, compared with direct computation."""
 
 import copy
 import io
@@ -33,7 +33,7 @@ class Model(nn.Module):
         self.out = nn.Linear(14, 4)
 
     def forward(self, x):
-        x = F.dropout(self.conv(x.mT).mT, 0.1)  # in evaluation too, as in ESPnet
+        x = F.dropout(self.conv(x.mT).mT, 0.1)  # active in evaluation, as in ESPnet
         return self.out(self.norm(self.rnn(x)[0])).log_softmax(-1)
 
 
@@ -146,7 +146,7 @@ def test_fisher_information_is_the_mean_of_squared_gradients(utterances):
 
 
 def test_the_estimate_is_its_equation_and_near_the_measured_cost():
-    """Of a model that its own labels were drawn from, as the expansion assumes."""
+    """The labels are drawn from the model itself, as the expansion assumes."""
     torch.manual_seed(0)
     linear = nn.Linear(5, 4)
     speech = torch.randn(4000, 1, 5)
@@ -179,7 +179,7 @@ def test_a_width_without_a_finite_loss_is_left_out(utterances):
 
     def loss(batch):
         value, number = loss_of(linear_only(linear))(batch)
-        one_bit = linear.weight.abs().unique().numel() <= 4  # a scale for each row
+        one_bit = linear.weight.abs().unique().numel() <= 4  # one scale per row
         return (value / 0 if one_bit else value), number
 
     base = mean_loss(loss, utterances)

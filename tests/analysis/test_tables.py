@@ -1,4 +1,4 @@
-"""Markdown tables keep their cells to the letter."""
+"""Markdown tables leave the text of their cells unchanged."""
 
 from espnet_gq.analysis.tables import markdown
 

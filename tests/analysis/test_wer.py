@@ -39,14 +39,14 @@ def test_count_needs_the_same_utterances():
         wer.count(words("a"), {})
 
 
-def test_errors_are_put_down_to_recordings():
+def test_errors_are_assigned_to_recordings():
     references = {"u1": ["a", "b"], "u2": ["b", "a"]}
     hypotheses = {"u1": ["a", "x"], "u2": ["b", "a", "c"]}
     recordings = {"u1": ["ra", "rb"], "u2": ["rb", "ra"]}
     units = wer.units_by_recording(
         references, hypotheses, {"u1": "s", "u2": "s"}, recordings
     )
-    # rb was wrong once in two; the inserted word comes after ra.
+    # rb was wrong once in two occurrences; the inserted word comes after ra.
     assert units == {("s", "rb"): (1, 2), ("s", "ra"): (1, 2)}
 
 
@@ -64,7 +64,7 @@ def make_units(seed, speakers=5, recordings=40, rate=0.1):
     }
 
 
-def test_bootstrap_holds_the_value_and_repeats():
+def test_bootstrap_contains_the_value_and_is_reproducible():
     units = make_units(0)
     interval = wer.bootstrap(units, samples=500)
     errors = sum(e for e, _ in units.values())
@@ -74,7 +74,7 @@ def test_bootstrap_holds_the_value_and_repeats():
 
 
 def test_bootstrap_sees_that_speakers_differ():
-    # The same errors in all, but once they are all one speaker's.
+    # The same total of errors, once evenly distributed and once all of one speaker.
     alike = {(f"s{i % 5}", f"r{i}"): (int(i < 20), 1) for i in range(100)}
     apart = {(f"s{i // 20}", f"r{i}"): (int(i < 20), 1) for i in range(100)}
     narrow, wide = wer.bootstrap(alike), wer.bootstrap(apart)
@@ -91,7 +91,7 @@ def test_paired_bootstrap():
     }
     difference = wer.paired_bootstrap(baseline, worse)
     assert 0 < difference.low < difference.value < difference.high
-    # Pairing takes out what both have in common.
+    # Pairing removes the variation that both systems share.
     alone = wer.bootstrap(worse)
     assert difference.high - difference.low < alone.high - alone.low
     with pytest.raises(ValueError, match="same test set"):

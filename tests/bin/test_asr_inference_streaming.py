@@ -193,8 +193,8 @@ def test_what_would_change_the_result_is_refused(
 
 
 def check_sentence(error, *words):
-    message = str(error.value.code)
-    assert message.startswith("asr_inference_streaming: error: ")
+    message = str(error.value)
+    assert message.startswith("espnet-gq asr-inference-streaming: error: ")
     assert "\n" not in message and "allowed" in message
     assert all(word in message for word in words), message
 

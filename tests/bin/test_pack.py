@@ -24,7 +24,8 @@ def test_a_damaged_config_gives_one_line_and_writes_nothing(checkpoint, content)
     config.write_text(content)
     with pytest.raises(SystemExit) as error:
         float_form(checkpoint)
-    assert str(config) in error.value.code and "\n" not in error.value.code
+    assert error.value.code == 2
+    assert str(config) in str(error.value) and "\n" not in str(error.value)
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == [
         "config.yaml",
         "model.pth",

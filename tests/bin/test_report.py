@@ -93,8 +93,8 @@ def test_plots(folder, capsys, form):
 def fails(*arguments):
     with pytest.raises(SystemExit) as error:
         report.main([str(a) for a in arguments])
-    assert isinstance(error.value.code, str) and "\n" not in error.value.code
-    return error.value.code
+    assert error.value.code == 2 and "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_bad_input_gives_one_line(folder):

@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         return original(self, batch)
 
     monkeypatch.setattr(Validation, "loss", loss)
-    with pytest.raises(SystemExit, match="goes on where it was"):
+    with pytest.raises(SystemExit, match="the same command continues"):
         sensitivity.main(options(task, folder, output))
     begun = Sensitivity.read(output)
     done = len(begun.tensors)
@@ -101,7 +101,7 @@ def test_a_file_of_other_options_is_refused(
     before = output.read_bytes()
     with pytest.raises(SystemExit, match=sentence) as error:
         sensitivity.main(options(task, folder, output, **changes))
-    assert "\n" not in error.value.code and str(output) in error.value.code
+    assert "\n" not in str(error.value) and str(output) in str(error.value)
     assert output.read_bytes() == before
 
 
@@ -115,7 +115,7 @@ def test_a_file_of_another_model_is_refused(task, folder, finished, tmp_path):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"asr_model_file": "no.pth"}, "no"),
+        ({"asr_model_file": "no.pth"}, "config.yaml: No such file"),
         ({"asr_train_config": "no.yaml"}, "no.yaml"),
         ({"shape_file": "no.shape"}, "no.shape"),
     ],
@@ -123,15 +123,15 @@ def test_a_file_of_another_model_is_refused(task, folder, finished, tmp_path):
 def test_a_missing_input_gives_one_line(task, folder, tmp_path, changes, sentence):
     with pytest.raises(SystemExit, match=sentence) as error:
         sensitivity.main(options(task, folder, tmp_path / "s.json", **changes))
-    assert "\n" not in error.value.code
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "s.json").exists()
 
 
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"bits": "2,9"}, "'2,9' are no bit widths"),
-        ({"bits": "two"}, "'two' are no bit widths"),
+        ({"bits": "2,9"}, "'2,9' are not bit widths"),
+        ({"bits": "two"}, "'two' are not bit widths"),
         ({"num_utterances": 0}, "'0' is not a number of utterances"),
         ({"data_path_and_name_and_type": "wav.scp"}, "is not PATH,NAME,TYPE"),
     ],

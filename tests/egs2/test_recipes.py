@@ -1,4 +1,4 @@
-"""The recipes, run as a user runs them on a handful of utterances."""
+"""The recipes, run on a handful of utterances as a user would run them."""
 
 import argparse
 import os
@@ -25,7 +25,7 @@ RECIPES = ("fsdd_gq", "librispeech_gq")
 
 
 def work_folder(recipe, target):
-    """A folder that behaves as the recipe's, with its own data and exp."""
+    """Make a folder with the recipe's files and its own data and exp."""
     source = ROOT / "egs2" / recipe / "asr1"
     target.mkdir(parents=True)
     for name in ("asr.sh", "path.sh", "cmd.sh", "run.sh", "conf", "local"):
@@ -34,7 +34,7 @@ def work_folder(recipe, target):
 
 
 def bash(folder, command, **env):
-    """Run a command of bash and return (exit status, what it printed)."""
+    """Run a bash command and return (exit status, output)."""
     environment = {k: v for k, v in os.environ.items() if k not in ("DATA", "FSDD")}
     environment.pop("ESPNET_ROOT", None)
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -51,13 +51,13 @@ def bash(folder, command, **env):
 
 
 def run(folder, *args, **env):
-    """Run ./run.sh and return (exit status, what it printed)."""
+    """Run ./run.sh and return (exit status, output)."""
     return bash(folder, shlex.join(["bash", "./run.sh", *args]), **env)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A corpus of two speakers and few recordings: real ones where they are."""
+    """A corpus of two speakers with few recordings, real ones if available."""
     corpus = tmp_path_factory.mktemp("corpus")
     recordings = SHARED / "fsdd" / "recordings"
     if recordings.is_dir():
@@ -101,7 +101,7 @@ def fsdd(tmp_path_factory, digits):
         (["--valid_set", "train"], "--train_set and --valid_set must differ"),
     ],
 )
-def test_what_the_driver_refuses(args, message):
+def test_the_driver_refuses_bad_options(args, message):
     status, out = run(ROOT / "egs2/fsdd_gq/asr1", *args)
     assert status == 2
     assert message in out
@@ -151,7 +151,8 @@ def test_every_training_config_builds_what_its_name_says(path):
     bits = {q.bits for _, _, q in quantized_weights(model)}
     one_bit = "mixed" in path.stem or path.stem == "train_asr_rnnt_gq_subset"
     assert bits == ({5} if "_gq" in path.stem else set()) | ({1} if one_bit else set())
-    if bits:  # all that can be is quantized, and loads from its float config's model
+    if bits:
+        # All supported layers are quantized, and the float model's checkpoint loads.
         assert not quantizable(model)
         names = {n for n in model.state_dict() if "_quantizer." not in n}
         float_path = re.sub("_gq(_mixed)?", "", str(path))
@@ -165,7 +166,7 @@ def test_every_training_config_builds_what_its_name_says(path):
 
 
 @pytest.mark.parametrize("path", TRAIN_CONFIGS, ids=lambda p: p.stem)
-def test_every_initialization_is_one_that_this_espnet_has(path):
+def test_every_initialization_exists_in_this_espnet(path):
     from espnet2.torch_utils.initialize import initialize
 
     init = yaml.safe_load(path.read_text())["init"]
@@ -221,7 +222,7 @@ def test_the_shipped_sample_makes_all_sets(tmp_path):
         assert speakers == set("12345678")
 
 
-# What makes a training of the README's commands end in seconds; they run as written.
+# Lets the trainings in the README's commands end in seconds, with commands unchanged.
 SMALL = {
     "encoder_conf": {"output_size": 16, "linear_units": 16, "num_blocks": 1},
     "decoder_conf": {"linear_units": 16},
@@ -236,7 +237,7 @@ SMALL_TRANSDUCER = {"max_epoch": 1, "num_workers": 0, "keep_nbest_models": 1}
 
 
 def small_configs(folder):
-    """Put copies of the configs, small ones for training, in the place of conf/."""
+    """Replace the links in conf/ by copies with small settings for training."""
     source = (folder / "conf").resolve()
     (folder / "conf").unlink()
     (folder / "conf").mkdir()
@@ -255,18 +256,18 @@ def small_configs(folder):
 
 
 def bash_blocks(*documents):
-    """Return the commands of documents, a block each."""
+    """Return the commands of documents, one string per code block."""
     text = "".join(path.read_text() for path in documents)
     return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
 
 
 def small_recipe(folder):
-    """Make a folder in which the documents' commands end in seconds; return it."""
+    """Make a folder in which the documents' commands finish in seconds; return it."""
     work_folder("fsdd_gq", folder)
     small_configs(folder)
     (folder / "local").unlink()
     shutil.copytree(ROOT / "egs2/fsdd_gq/asr1/local", folder / "local")
-    script = folder / "local/data.sh"  # the fewest utterances
+    script = folder / "local/data.sh"  # as few utterances as possible
     script.write_text(
         script.read_text().replace(
             '"${corpus}" data', '"${corpus}" data --digits 60 9 9'
@@ -277,7 +278,7 @@ def small_recipe(folder):
 
 @pytest.fixture(scope="module")
 def readme(tmp_path_factory, digits):
-    """The folder after the documents' bash blocks ran there; what each printed."""
+    """Run the README's bash blocks; return their folder and the output of each."""
     folder = small_recipe(tmp_path_factory.mktemp("readme") / "asr1")
     printed = {}
     for block in bash_blocks(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -298,7 +299,7 @@ def test_the_commands_of_the_readme(readme):
     for exp in (float_exp, gq_exp):
         assert (exp / "run.sh").exists()
         assert "### WER" in (exp / "RESULTS.md").read_text()
-    # The packed model decodes as the trained one did.
+    # The packed model gives the transcripts of the trained one.
     trained, packed = (
         gq_exp / f"decode_asr_fsdd_asr_model_valid.acc.ave{form}/test_clean/text"
         for form in ("", ".packed")
@@ -320,7 +321,7 @@ TREE = os.environ.get("ESPNET_ROOT", "")
 )
 @pytest.mark.timeout(7200)
 def test_the_commands_under_espnets_own_asr_sh(tmp_path, digits):
-    """Stages 1 to 14 and streaming: the README's commands, and the recipe's."""
+    """Stages 1 to 14 and streaming, with the commands of the README and the recipe."""
     folder = small_recipe(tmp_path / "asr1")
     blocks = [b for b in bash_blocks(ROOT / "README.md") if "./run.sh" in b]
     recipe = (ROOT / "egs2/fsdd_gq/asr1/README.md").read_text()
@@ -341,7 +342,8 @@ def test_the_commands_under_espnets_own_asr_sh(tmp_path, digits):
             path.read_text() for path in sorted(exp.glob("decode_*/test_clean/text"))
         ]
         assert len(texts) == (2 if best == "acc" else 3)
-        assert len(set(texts)) == 1  # as trained, packed, packed chunk by chunk
+        # trained model, packed model, packed model chunk by chunk
+        assert len(set(texts)) == 1
     command = "./run.sh --stage 12 --stop_stage 12 --inference_asr_model no.packed.pth"
     status, out = bash(folder, f"{command} < /dev/null", **tree)
     assert status == 1

@@ -1,4 +1,4 @@
-"""Stages 14 and 15 of the driver, on a model that was not trained."""
+"""Stages 14 and 15 of the driver, on an untrained model."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ RECIPE = ROOT / "egs2/fsdd_gq/asr1"
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A folder that behaves as the recipe's, with an experiment in it."""
+    """Make a folder with the recipe's files and an experiment."""
     folder = tmp_path_factory.mktemp("digits_gq") / "asr1"
     folder.mkdir()
     for name in ("asr.sh", "path.sh", "cmd.sh", "run.sh", "conf", "local"):
@@ -33,7 +33,7 @@ def recipe(tmp_path_factory):
 
 
 def run(folder, *args, **env):
-    """Run both stages; return (exit status, what was printed)."""
+    """Run both stages; return (exit status, output)."""
     python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {k: v for k, v in os.environ.items() if k != "ESPNET_ROOT"}
     options = ["--stage", "14", "--asr_exp", "exp/asr_x", *args]

@@ -8,7 +8,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 from tiny_task import TOKENS
 
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 RNN = {
     "encoder": "rnn",

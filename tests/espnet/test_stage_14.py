@@ -268,10 +268,11 @@ def test_the_programs_say_so_in_one_line(experiment):
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("espnet_gq: error: exp/asr_x/valid")
     for main, arguments, name in (
-        (asr_inference_streaming.main, data, "asr_inference_streaming: error: "),
-        (zip_model.main, ["--outpath", "a.zip"], "zip_model: "),
+        (asr_inference_streaming.main, data, "asr-inference-streaming: error: "),
+        (zip_model.main, ["--outpath", "a.zip"], "zip-model: "),
     ):
         with pytest.raises(SystemExit) as error:
             main([*config, *model, *arguments])
-        assert error.value.code.startswith(f"{name}exp/asr_x/valid.acc.ave.packed.pth")
-        assert "it is made by stage 14" in error.value.code
+        line = str(error.value)
+        assert line.startswith(f"espnet-gq {name}exp/asr_x/valid.acc.ave.packed.pth")
+        assert "it is made by stage 14" in line

@@ -7,7 +7,7 @@ import yaml
 
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.inference.validation import TASKS
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 
 def task_class(asr_task="asr"):

@@ -1,4 +1,4 @@
-"""Result files as a run of the grid writes them, with invented errors."""
+"""Result files in the format of the grid, with invented errors."""
 
 import random
 
@@ -18,7 +18,7 @@ def declared():
 
 
 def record_of(cell, errors=0.1, seed=0):
-    """Return a result with about this share of errors; recordings differ."""
+    """Return a result with approximately this error rate; recordings differ."""
     rng = random.Random(f"{cell.name}{seed}")
     hardness = random.Random(7)
     sets = {}
@@ -70,7 +70,7 @@ def record_of(cell, errors=0.1, seed=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, declared):
-    """Return a folder of results: GQ beats uniform, ties with LSQ; the rest misses."""
+    """Fill a folder with results in which GQ beats uniform and ties with LSQ."""
     path = tmp_path_factory.mktemp("results")
     patterns = ["conformer-trained-float*", "conformer-trained-gq-[52]b-s?"]
     patterns += ["conformer-trained-uniform-2b-s?", "conformer-trained-lsq-2b-s?"]

@@ -1,4 +1,4 @@
-"""The declaration of the grid: cells, configs, mistakes."""
+"""The declaration of the grid: cells, configs, errors."""
 
 import pytest
 import yaml
@@ -7,7 +7,7 @@ from espnet_gq import GQConfig
 from experiments.cells import DECLARATION, Cell, Grid, GridError, merged
 
 
-def test_every_cell_has_a_name_of_its_own_and_a_valid_config(declared):
+def test_every_cell_has_a_unique_name_and_a_valid_config(declared):
     names = [cell.name for cell in declared.cells]
     assert len(set(names)) == len(names) > 100
     for cell in declared.cells:

@@ -36,7 +36,7 @@ def tables(folder, capsys, *options):
     return capsys.readouterr().out
 
 
-def test_the_report_follows_from_the_results_byte_for_byte(folder, tmp_path, capsys):
+def test_the_report_is_reproducible_byte_for_byte(folder, tmp_path, capsys):
     texts, plots = [], []
     for name in ("one", "two"):
         text, drawn = report(folder, tmp_path / name)
@@ -46,16 +46,14 @@ def test_the_report_follows_from_the_results_byte_for_byte(folder, tmp_path, cap
     assert texts[0] == texts[1] and plots[0] == plots[1]
 
 
-def test_the_report_says_where_gq_wins_ties_and_what_is_missing(
-    folder, declared, tmp_path
-):
+def test_the_report_lists_wins_ties_and_missing_cells(folder, declared, tmp_path):
     text, _ = report(folder, tmp_path)
     assert "  - float, trained as long: tied at 5 x3 and 2 x3 bits\n" in text
     assert ", better: uniform (FP-QAT) at 2 x3 (-" in text and "p < 0.001)" in text
     assert ", tied: LSQ at 2 x3\n" in text and ", worse:" not in text
-    assert "0 of which rest on one seed" in text
-    assert "GQ is better in 1, tied in 1, worse in 0." in text
-    apart = re.search(r"of 6: better in (\d), tied in (\d), worse in (\d)", text)
+    assert "(0 with one seed)" in text
+    assert "GQ is better in 1, tied in 1 and worse in 0." in text
+    apart = re.search(r"Of 6 .* better in (\d), tied in (\d) and worse in (\d)", text)
     counts = [int(n) for n in apart.groups()]
     assert sum(counts) == 6 and counts[0] > 0
     assert "![conformer, trained weights](docs/grid_conformer_trained.svg)" in text
@@ -70,18 +68,18 @@ def test_the_report_says_where_gq_wins_ties_and_what_is_missing(
     assert "GQ at 4, 3 and 1 (seeds 1, 2 and 3), at 8 (seed 1);" in line[0]
 
 
-def test_one_seed_is_said_to_be_one(folder, tmp_path):
+def test_comparisons_with_one_seed_are_counted(folder, tmp_path):
     for path in folder.glob("*"):
         if not path.stem.endswith(("s2", "s3")):
             (tmp_path / path.name).write_text(path.read_text())
     text, _ = report(tmp_path, tmp_path / "out")
-    assert "2 of which rest on one seed" in text and "tied at 5 and 2 bits" in text
+    assert "(2 with one seed)" in text and "tied at 5 and 2 bits" in text
 
 
-def test_the_tables_hold_what_the_report_leaves_out(folder, capsys):
+def test_the_tables_contain_what_the_report_omits(folder, capsys):
     text = tables(folder, capsys, "--places", "conformer-tr*")
     for words in (
-        *(" x3", "p<0.001 better", "./run.sh --stage 11", "a scale per tensor"),
+        *(" x3", "p<0.001 better", "./run.sh --stage 11", "one scale per tensor"),
         *("9.50", "### WER, test_far", "### Seconds per step", "missing"),
     ):
         assert words in text, words
@@ -118,9 +116,9 @@ def test_a_set_that_some_results_lack_is_left_out(folder, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"benchmark": "other"}'])
-def test_what_is_no_result_file_is_one_sentence(tmp_path, text):
+def test_other_files_are_refused_in_one_sentence(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(SystemExit, match="a.json is no result file of the grid"):
+    with pytest.raises(SystemExit, match="a.json is not a result file of the grid"):
         grid.main(["report", "--results", str(tmp_path), "--output", "unused"])
 
 
@@ -157,7 +155,7 @@ def test_check_runs_the_cell_in_another_folder(folder, tmp_path, monkeypatch, ca
         grid.main([*command, "--work", str(tmp_path / "same")])
 
 
-def test_results_md_is_what_the_result_files_say(tmp_path, monkeypatch):
+def test_results_md_is_up_to_date(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grid.main(["report", "--output", "RESULTS.md", "--plots", "docs/results"])
     kept = (ROOT / "RESULTS.md").read_bytes()

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import espnet_gq
-from espnet_gq.nn.prepare import progress, quantized_weights
+from espnet_gq.nn.prepare import quantized_weights
+from espnet_gq.nn.training import progress
 from espnet_gq.quantizer.methods import METHODS
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(2))

@@ -6,7 +6,8 @@ from torch import nn
 
 import espnet_gq
 from espnet_gq.nn.layers import QuantizedLinear
-from espnet_gq.nn.prepare import progress, quantized_layers, quantized_weights
+from espnet_gq.nn.prepare import quantized_layers, quantized_weights
+from espnet_gq.nn.training import progress
 
 
 class Net(nn.Module):
@@ -49,7 +50,7 @@ def test_at_eight_bits_little_changes_and_at_one_bit_much():
     def error(bits):
         torch.manual_seed(0)
         other = espnet_gq.prepare(Net(), {"bits": bits}).eval()
-        return float((other(batch()) - exact).norm() / exact.norm())
+        return ((other(batch()) - exact).norm() / exact.norm()).item()
 
     errors = [error(bits) for bits in (8, 4, 1)]
     assert errors[0] < 0.03 < errors[1] < errors[2]

@@ -138,3 +138,26 @@ def test_methods_that_do_not_anneal_need_no_length(method):
     module(torch.randn(2, 8)).sum().backward()
     espnet_gq.advance(module)
     assert module.weight_quantizer.step == 1
+
+
+class WithBuffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3, bias=False)
+        self.norm = nn.BatchNorm1d(5)
+        self.register_buffer("matrix", torch.ones(7, 7))
+        self.register_buffer("hidden", torch.ones(9), persistent=False)
+
+
+def test_parameters_and_buffers_are_counted():
+    net = prepared(WithBuffers(), bits=5, rules=[{"pattern": "b", "bits": 2}])
+    found = summarize(net)
+    assert sum(found.numel.values()) == 35
+    assert (found.total, found.buffers) == (4 * 5 + 5 + 5 * 3 + 10, 49 + 11)
+    assert found.effective_bits == (20 * 5 + 15 * 2) / 35
+    plain = summarize(WithBuffers())
+    assert (plain.total, plain.buffers, plain.effective_bits) == (50, 60, 32.0)
+    shared = WithBuffers()
+    shared.b.weight = nn.Parameter(torch.ones(5, 4))
+    shared.a.weight = shared.b.weight
+    assert summarize(prepared(shared)).buffers == 60  # no buffer has two names

@@ -13,7 +13,7 @@ from torch import nn
 
 import espnet_gq
 from espnet_gq.nn.finite import NotFiniteError
-from espnet_gq.nn.prepare import fit_quantizers, progress
+from espnet_gq.nn.training import fit_quantizers, progress
 from espnet_gq.packing import (
     harden_state_dict,
     load_packed,

@@ -7,7 +7,7 @@ import torch
 
 from espnet_gq.native.library import HARD, SOFT
 from espnet_gq.quantizer import Annealing
-from espnet_gq.quantizer.baselines.dkm import turn
+from espnet_gq.quantizer.baselines.dkm import iteration
 from espnet_gq.quantizer.baselines.lloyd import lloyd_max
 from espnet_gq.quantizer.function import fake_quantize
 from espnet_gq.quantizer.general import SLOPE_ALPHA
@@ -269,7 +269,7 @@ def test_dkm_gradient():
     c, tau = torch.linspace(-0.2, 0.2, 4).double(), 0.03
 
     def weights_in_use(x):
-        attention, moved = turn(x, c, tau, mass)
+        attention, moved = iteration(x, c, tau, mass)
         return attention @ moved
 
     for mass in (None, torch.tensor([[1.0], [0.3]]).double()):

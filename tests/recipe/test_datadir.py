@@ -74,7 +74,7 @@ def test_other_rates_and_formats_are_converted(source, tmp_path):
         info, old = soundfile.info(path), soundfile.info(before[utt])
         assert (info.samplerate, info.format) == (16000, "FLAC")
         assert abs(info.frames - 2 * old.frames) <= 1
-        # The same signal: equal energy, as nothing was above the old band.
+        # The energy is equal, as the signal has nothing above the old bandwidth.
         new_rms = np.sqrt(np.mean(soundfile.read(path)[0] ** 2))
         old_rms = np.sqrt(np.mean(soundfile.read(before[utt])[0] ** 2))
         assert new_rms == pytest.approx(old_rms, rel=0.02)

@@ -15,7 +15,7 @@ needs_sclite = pytest.mark.skipif(find_sclite() is None, reason="no sclite (sctk
 
 
 def decoded_set(path, error_rate, seed=0, vocabulary=50):
-    """A test set and a decoded text with random errors."""
+    """A test set with decoded text that has random errors."""
     rng = random.Random(seed)
     names = [f"word{i}" for i in range(vocabulary)]
     text, hyp, utt2spk = {}, {}, {}
@@ -41,7 +41,7 @@ def decoded_set(path, error_rate, seed=0, vocabulary=50):
     return path / "data", path / "exp/decode/test"
 
 
-def test_results_have_the_form_of_espnet(tmp_path):
+def test_results_have_espnets_format(tmp_path):
     data, decoded = decoded_set(tmp_path, 0.1)
     score_set(data, decoded)
     assert (
@@ -66,7 +66,7 @@ def test_jiwer_and_sclite_agree(tmp_path, error_rate, seed):
     for sclite in (None, find_sclite()):
         score_set(data, decoded, sclite=sclite)
         rows.append(sum_row(decoded / "score_wer/result.txt"))
-    # Sentences, words, errors and wrong sentences; how errors divide into
+    # Sentences, words, errors and wrong sentences. The division of errors into
     # substitutions, deletions and insertions is not unique.
     for column in (0, 1, 6, 7):
         assert rows[0][column] == rows[1][column]
@@ -80,6 +80,6 @@ def test_a_missing_utterance_is_named(tmp_path):
         score_set(data, decoded)
 
 
-def test_units_are_utterances_where_no_recordings_are_known(tmp_path):
+def test_without_recordings_the_units_are_utterances(tmp_path):
     data, decoded = decoded_set(tmp_path, 0.1)
     assert len(load_units(data, decoded)) == 200

@@ -1,1 +1,1 @@
-"""What becomes of files and inputs when something goes wrong: faults and fuzzing."""
+"""Fault injection, fuzzing and differential tests."""

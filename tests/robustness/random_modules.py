@@ -1,7 +1,7 @@
-"""Small random modules made of every layer that can be quantized, with its options.
+"""Small random modules made of all layers that can be quantized and their options.
 
-A `Spec` says all about one: its blocks, its input, its configuration, its types. It is
-plain data, so that a failing one can be printed, shrunk and built again.
+A `Spec` describes a module completely: blocks, input, configuration, types. It is plain
+data, so that failing modules can be printed, shrunk and rebuilt.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ DTYPES = {
 
 
 class Convolution(nn.Module):
-    """A convolution over time, or over time and a part of the features."""
+    """A convolution over time, or over time and part of the features."""
 
     def __init__(self, channels: Optional[int], **options: Any):
         super().__init__()
@@ -40,7 +40,7 @@ class Convolution(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM or GRU, perhaps with states to begin with, or on padded sequences."""
+    """An LSTM or GRU, optionally with initial states or on padded sequences."""
 
     def __init__(self, kind, states: Optional[int], lengths, **options: Any):
         super().__init__()
@@ -50,7 +50,7 @@ class Recurrent(nn.Module):
         if states is not None:
             rnn = self.rnn
             stacked = rnn.num_layers * (2 if rnn.bidirectional else 1)
-            batch = [states] if states >= 0 else []  # -1: without a batch
+            batch = [states] if states >= 0 else []  # -1: unbatched
             for name, size in (
                 ("h", rnn.proj_size or rnn.hidden_size),
                 ("c", rnn.hidden_size),
@@ -100,7 +100,7 @@ class Cell(nn.Module):
 
 
 class Attention(nn.Module):
-    """PyTorch's attention, whose own projections are not quantized."""
+    """PyTorch's attention; its own projections are not quantized."""
 
     def __init__(self, size, heads):
         super().__init__()
@@ -111,7 +111,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """PyTorch's Transformer layers, whose fast path reads weights."""
+    """PyTorch's Transformer layers; their fast path reads weights directly."""
 
     def __init__(
         self, layers, padded: Optional[Tuple[Tuple[bool, ...], ...]], **options
@@ -128,12 +128,12 @@ class Transformer(nn.Module):
         y = self.encoder(x, src_key_padding_mask=self.padded)
         if self.padded is None:
             return y
-        # The fast path leaves zeros where there is padding, others leave numbers.
+        # The fast path returns zeros at padded positions, the slow path other values.
         return y.masked_fill(self.padded.unsqueeze(-1), 0.0)
 
 
 class Masked(nn.Module):
-    """Causal attention without weights; its mask is a buffer that holds -inf."""
+    """Causal attention without weights; its mask is a buffer that contains -inf."""
 
     def __init__(self, time):
         super().__init__()
@@ -153,7 +153,7 @@ class Batched(nn.BatchNorm1d):
 
 
 class Autoencoder(nn.Module):
-    """A layer whose weight serves once more, transposed, as a mere tensor."""
+    """A layer whose transposed weight is used a second time as a plain tensor."""
 
     def __init__(self, size, hidden):
         super().__init__()
@@ -164,7 +164,7 @@ class Autoencoder(nn.Module):
 
 
 class Remembering(nn.Module):
-    """A module with a state beside tensors."""
+    """A module with state that is not a tensor."""
 
     def __init__(self, value):
         super().__init__()
@@ -203,7 +203,7 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class Block:
-    """One block: a name of BLOCKS and its arguments, or "again" and whose."""
+    """A block: a name of BLOCKS and arguments, or "again" with the index of another."""
 
     kind: str
     options: Dict[str, Any]
@@ -211,17 +211,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Spec:
-    """All about one module and what is done to it."""
+    """A module and everything that is done to it."""
 
     blocks: Tuple[Block, ...]
     head: Optional[str]
-    """How the weight of the first block, an embedding, is used once more."""
+    """How the weight of the first block, an embedding, is used a second time."""
     alias: bool
-    """Whether the last block is called by a second name."""
+    """Whether the last block is called through a second name."""
     shape: Tuple[int, ...]
-    """Of the input, without the features where they are not looked up."""
+    """Shape of the input, without features if it consists of indices."""
     values: str
-    """What the weights are like."""
+    """Distribution of the weights."""
     dtype: str
     default: str
     """PyTorch's default type while the module is prepared, packed and evaluated."""
@@ -233,7 +233,7 @@ class Spec:
 
     @property
     def looked_up(self) -> bool:
-        """Whether the input is that of an embedding."""
+        """Whether the input consists of indices for an embedding."""
         return self.blocks[0].kind == "Embedding"
 
     def build(
@@ -257,7 +257,7 @@ class Spec:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw the block's random numbers from a seed; leave the generator as it was."""
+    """Seed PyTorch's generator within the context; restore its state afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)  # much faster than torch.manual_seed
     try:
@@ -268,7 +268,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_dtype(name: str) -> Iterator[None]:
-    """Change PyTorch's default type within the block."""
+    """Change PyTorch's default type within the context."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[name])
     try:
@@ -376,7 +376,7 @@ def _convolution(draw, shape):
             (n + 2 * p - d * (k - 1) - 1) // s + 1
             for n, p, d, k, s in zip(spatial, amounts, dilation, kernel, stride)
         ]
-        if min(after) < 1:  # too short
+        if min(after) < 1:  # input too short
             kernel, amounts = [1] * len(spatial), [0] * len(spatial)
             after = [(n - 1) // s + 1 for n, s in zip(spatial, stride)]
         padding = tuple(amounts)
@@ -533,7 +533,7 @@ def _configuration(draw, blocks: int):
     conf["annealing"] = {"steps": 10, "warmup_steps": draw(st.sampled_from([0, 0, 2]))}
     conf["every"] = draw(st.sampled_from([1, 1, 2]))
     rules = []
-    # Of what later methods take, or refuse.
+    # Widths that other methods accept or refuse.
     widths = st.integers(1, 8) if method not in ("ternary", "lsq") else st.just(2)
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         at = draw(st.integers(0, blocks - 1))
@@ -579,7 +579,7 @@ def specs(draw):
         )
         blocks.append(Block("Embedding", options))
         before.append((blocks[0], None))
-        if limit is None:  # a look-up changes the weight: its order would matter
+        if limit is None:  # the lookup changes the weight: order would matter
             head = draw(
                 st.sampled_from(
                     [None, None, "tied", "functional", "product", "penalty"]

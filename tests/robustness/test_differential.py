@@ -1,8 +1,8 @@
-"""All forms of a module agree, or refuse in a sentence: random small modules.
+"""All forms of a random small module agree, or refuse in one sentence.
 
 The reference is the hardened float module, which itself is compared with a search for
-the nearest centroid in float64. GQ_DIFFERENTIAL_MODULES is the number of modules that
-each test draws: by default the same few at every run, others where it is set.
+the nearest centroid in float64. GQ_DIFFERENTIAL_MODULES sets the number of modules that
+each test draws. By default, every run draws the same few modules.
 """
 
 import contextlib
@@ -46,14 +46,14 @@ from tests.robustness.random_modules import (
 
 MODULES = os.environ.get("GQ_DIFFERENTIAL_MODULES")
 REFUSALS = (ValueError, RuntimeError, TypeError, IndexError, NotImplementedError)
-"""What PyTorch raises for bad input; this project's errors are ValueErrors."""
+"""Exceptions of PyTorch for bad input; this project raises ValueError."""
 MODES = {
     "with gradients": torch.enable_grad,
     "without gradients": torch.no_grad,
     "in inference mode": torch.inference_mode,
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of tracing, about constants
+pytestmark = pytest.mark.filterwarnings("ignore")  # from tracing, about constants
 
 drawn = settings(
     max_examples=int(MODULES or 150),
@@ -65,7 +65,7 @@ drawn = settings(
 
 
 class Refused(Exception):
-    """The module was refused, as it should be: there are no more forms of it."""
+    """The module was refused as expected and has no further forms."""
 
 
 def is_a_sentence(error: Exception) -> bool:
@@ -74,7 +74,7 @@ def is_a_sentence(error: Exception) -> bool:
 
 
 def refused(call, *words: str) -> None:
-    """Check that a call is refused in one sentence that has these words."""
+    """Check that a call is refused in one sentence that contains these words."""
     with pytest.raises(REFUSALS) as caught:
         call()
     assert is_a_sentence(caught.value), caught.value
@@ -86,7 +86,7 @@ def flat(result):
 
 
 class Trial:
-    """A prepared module, the hardened one, an input and what has to come out.
+    """A prepared module, its hardened form, an input and the expected output.
 
     Args:
         spec: The module.
@@ -140,7 +140,7 @@ class Trial:
                 espnet_gq.advance(module)
 
     def tolerance(self, hardened=None, x=None):
-        """Return how far rounding may move each output of the hardened module."""
+        """Return the rounding tolerance for each output of the hardened module."""
         hardened = self.hardened if hardened is None else hardened
         x = self.x if x is None else x
         expected = self.call(hardened, x)
@@ -163,7 +163,7 @@ class Trial:
         return [10 * m + 32 * eps * max(1.0, n) for m, n in zip(most, largest)]
 
     def agree(self, got, expected=None, tolerance=None, dtype=None) -> None:
-        """Check outputs: number, type, shape and values."""
+        """Compare outputs: number, type, shape and values."""
         expected = self.expected if expected is None else expected
         if tolerance is None:
             tolerance = self.own_tolerance
@@ -177,13 +177,13 @@ class Trial:
 
     @property
     def limits(self) -> bool:
-        """Whether an embedding limits the norm of its rows."""
+        """Whether the module has an embedding with max_norm."""
         first = self.spec.blocks[0]
         return first.kind == "Embedding" and first.options["max_norm"] is not None
 
     @property
     def quantized(self) -> bool:
-        """Whether a rule leaves something to quantize."""
+        """Whether the rules leave anything to quantize."""
         return bool(list(quantized_layers(self.prepared)))
 
     @functools.cached_property
@@ -193,7 +193,7 @@ class Trial:
 
     @functools.cached_property
     def file(self) -> Dict[str, Any]:
-        """The packed module, as it is saved."""
+        """The packed module as a saved file."""
         return self.pack(self.prepared)
 
     @functools.cached_property
@@ -203,13 +203,14 @@ class Trial:
 
     @functools.cached_property
     def gradient_tolerance(self) -> Dict[str, float]:
-        """How far rounding may move each gradient of the hardened module, by name.
+        """The rounding tolerance for each gradient of the hardened module, by name.
 
-        A layer norm over one channel divides rounding errors by the square root of its
-        epsilon, for instance.
+        For example, a layer norm over one channel divides rounding errors by the square
+        root of its epsilon.
         """
         eps = torch.finfo(DTYPES[self.spec.dtype]).eps
-        expected, most = self.gradients(self.hardened), {}
+        most: Dict[str, float] = {}
+        expected = self.gradients(self.hardened)
         for other, near in rounded(self.hardened, self.x, eps):
             for name, a in self.gradients(other, near).items():
                 if a is not None and a.numel():
@@ -219,7 +220,7 @@ class Trial:
         return most
 
     def gradients(self, module: nn.Module, x=None) -> Dict[str, Any]:
-        """Return the gradients for the parameters, and for the input as "input"."""
+        """Return the gradients of the parameters by name, and of the "input"."""
         x = (self.x if x is None else x).clone()
         if x.is_floating_point():
             x.requires_grad_()
@@ -234,7 +235,7 @@ class Trial:
 
 
 def rounded(module: nn.Module, x: torch.Tensor, eps: float):
-    """Yield copies of a module and its input with every value off by rounding."""
+    """Yield copies of a module and its input with rounding errors in all values."""
 
     def moved(t, generator):
         noise = torch.rand(t.shape, generator=generator, dtype=torch.float64)
@@ -251,14 +252,14 @@ def rounded(module: nn.Module, x: torch.Tensor, eps: float):
 
 
 def trial(spec: Spec):
-    """Return a trial, None where the module itself cannot do this or is refused."""
+    """Return a trial; None if the module cannot run or is refused."""
     try:
         spec.build().eval()(spec.input())
         module = spec.build()
         if spec.steps:
             module.train()(spec.input())
     except (*REFUSALS, AssertionError):
-        return None  # float layers cannot do it either
+        return None  # the float layers refuse it, too
     before = [(type(m), list(m._modules)) for m in module.modules()]
     try:
         espnet_gq.prepare(module, copy.deepcopy(spec.conf))
@@ -268,19 +269,19 @@ def trial(spec: Spec):
         return None
     try:
         return Trial(spec)
-    except espnet_gq.nn.finite.NotFiniteError as e:  # 16 bits overflow in training
+    except espnet_gq.nn.finite.NotFiniteError as e:  # float16 overflows in training
         assert is_a_sentence(e) and spec.steps, e
         return None
     except (RuntimeError, IndexError):
         first = module.get_submodule("blocks.0")
-        if type(first) is nn.Embedding and first.sparse:  # not with all options
-            return None
+        if type(first) is nn.Embedding and first.sparse:
+            return None  # PyTorch does not support it with all options
         raise
 
 
 @contextlib.contextmanager
 def form(name: str):
-    """Say which form is at fault."""
+    """Name the form in the error message of a failure."""
     try:
         yield
     except BaseException as e:
@@ -289,7 +290,7 @@ def form(name: str):
 
 
 def in_threads(t: Trial, module: nn.Module):
-    """Return the outputs of calls in four threads at once."""
+    """Return the outputs of concurrent calls in four threads."""
     with ThreadPoolExecutor(4) as pool, default_dtype(t.spec.default):
 
         def call(_):
@@ -307,7 +308,7 @@ def saved(module: nn.Module) -> nn.Module:
 
 
 def close(t: Trial, a, b, name: str) -> None:
-    """Check a gradient against the reference's."""
+    """Compare a gradient with the reference's."""
     assert (a is None) == (b is None), name
     if a is None or not b.numel():
         return
@@ -332,7 +333,7 @@ COPIES = {
 
 def check_hardened(t: Trial) -> None:
     """Compare hardened weights with a search for the nearest centroid in float64."""
-    new = t.harden(t.prepared)  # an embedding with max_norm changes at its first use
+    new = t.harden(t.prepared)  # an embedding with max_norm changes on its first use
     hardened = dict(new.named_parameters(remove_duplicate=False))
     bits = {}
     for name, weight, quantizer in quantized_weights(t.prepared):
@@ -385,11 +386,11 @@ def prepared_modes(t: Trial) -> None:
 
 
 def prepared_gradients(t: Trial) -> None:
-    """After inference mode, the gradients are those of the hardened module."""
+    """Gradients after inference mode equal those of the hardened module."""
     t.call(t.prepared, mode=torch.inference_mode)
     try:
         own = t.gradients(t.hardened)
-    except (RuntimeError, IndexError):  # mixed with sparse ones
+    except (RuntimeError, IndexError):  # mixed with sparse gradients
         return
     got = t.gradients(t.prepared)
     for name in own:
@@ -398,7 +399,7 @@ def prepared_gradients(t: Trial) -> None:
 
 
 def prepared_attributes(t: Trial) -> None:
-    """What is read through an attribute is the weight in use."""
+    """Weights read through attributes are the weights in use."""
     hardened = dict(t.harden(t.prepared).named_modules(remove_duplicate=False))
     for name, layer in quantized_layers(t.prepared):
         for weight, parameter, _ in layer.quantized():
@@ -420,7 +421,7 @@ def prepared_copies(t: Trial) -> None:
 
 
 def prepared_state(t: Trial) -> None:
-    """A state dict has all there is."""
+    """A state dict is complete."""
     other = t.prepare(t.spec.build(seed=77)).eval()
     t.call(other)
     other.load_state_dict(t.prepared.state_dict())
@@ -438,7 +439,7 @@ def prepared_state(t: Trial) -> None:
 
 
 def prepared_float_weights(t: Trial) -> None:
-    """Float weights loaded after a look at the module get a codebook of their own."""
+    """Loading float weights after an evaluation fits a new codebook."""
     late = t.prepare(t.spec.build(seed=77)).eval()
     t.call(late)
     late.load_state_dict(t.spec.build().state_dict(), strict=False)
@@ -457,7 +458,7 @@ def prepared_defaults(t: Trial) -> None:
 
 
 def prepared_averages(t: Trial) -> None:
-    """The average of one model is that model, whenever the copy was made."""
+    """The average of one model equals that model, whenever the copy was made."""
     with form("average of one"):
         average = AveragedModel(t.prepared)
         average.update_parameters(t.prepared)
@@ -472,7 +473,7 @@ def prepared_averages(t: Trial) -> None:
 
 
 def prepared_writes(t: Trial) -> None:
-    """Weights that are written to are seen."""
+    """Writes to weights take effect."""
     other = copy.deepcopy(t.prepared)
     t.call(other)
     for _, layer in quantized_layers(other):
@@ -481,7 +482,7 @@ def prepared_writes(t: Trial) -> None:
     t.agree(t.call(other), t.call(t.harden(other)), t.tolerance(t.harden(other)))
     with torch.no_grad():
         for p in other.parameters():
-            p.data = p.data * 0.75  # other memory
+            p.data = p.data * 0.75  # new memory
     t.agree(t.call(other), t.call(t.harden(other)), t.tolerance(t.harden(other)))
 
 
@@ -509,7 +510,7 @@ def prepared_casts(t: Trial) -> None:
 
 
 def prepared_training(t: Trial) -> None:
-    """Training computes with float weights in a warm-up, else with hard ones."""
+    """Training uses float weights during a warm-up, and hard weights otherwise."""
     other = t.prepare(t.spec.build())
     quantizers = [q for _, _, q in quantized_weights(other)]
     step = t.spec.conf["annealing"]["warmup_steps"]
@@ -528,8 +529,8 @@ def prepared_training(t: Trial) -> None:
     try:
         expected = t.call(want, mode=torch.enable_grad)
     except (RuntimeError, ValueError):
-        return  # batch normalization of one value
-    # Statistics of a batch are not in the reference's tolerance.
+        return  # batch normalization of a single value
+    # The reference's tolerance does not cover batch statistics.
     size = max([1.0, *(float(y.abs().max()) for y in expected if y.numel())])
     eps = max(torch.finfo(DTYPES[t.spec.dtype]).eps, 1e-7)
     few = any(b.kind in ("Batched", "LayerNorm", "Transformer") for b in t.spec.blocks)
@@ -570,7 +571,7 @@ def built_in_inference_mode(t: Trial) -> None:
 
 
 def unchanged(t: Trial) -> None:
-    """All that was done to copies left the module as it was."""
+    """Operations on copies leave the module unchanged."""
     t.agree(t.call(t.prepared))
     t.agree(t.call(t.harden(t.prepared)))
 
@@ -609,7 +610,7 @@ def test_prepared(spec):
 
 
 def packed_weights(t: Trial) -> None:
-    """The file and the layers hold the hardened weights, and no others."""
+    """The file and the layers contain the hardened weights and no others."""
     if not t.quantized:
         refused(lambda: t.pack(t.prepared), "no quantized tensor")
         raise Refused
@@ -636,7 +637,7 @@ def packed_weights(t: Trial) -> None:
     left = dict(hardened.named_parameters(remove_duplicate=False)).keys() - names
     assert set(dict(packed.named_parameters(remove_duplicate=False))) == left
     assert {k for k, m in modules.items() if isinstance(m, PackedWeight)} == names
-    # Layers that share a tensor share the packed one, and no others do.
+    # Exactly the layers that share a tensor share the packed one.
     for a in names:
         for b in names:
             shared = hardened.get_parameter(a) is hardened.get_parameter(b)
@@ -666,7 +667,7 @@ def packed_loading(t: Trial) -> None:
 
 
 def packed_reloading(t: Trial) -> None:
-    """The state dict of one packed module goes into another."""
+    """The state dict of a packed module loads into another."""
     state = t.packed.state_dict()
     other = t.prepare(t.spec.build(seed=77)).eval()
     other = t.load(t.spec.build(seed=78), t.pack(other))
@@ -693,7 +694,7 @@ def packed_copies(t: Trial) -> None:
 
 
 def packed_gradients(t: Trial) -> None:
-    """The gradients for inputs and float parameters are the reference's."""
+    """Gradients of inputs and float parameters equal the reference's."""
     packed = t.packed
     t.call(packed, mode=torch.inference_mode)
     try:
@@ -715,7 +716,7 @@ def packed_casts(t: Trial) -> None:
             except RuntimeError:
                 continue
             got = t.call(copy.deepcopy(t.packed).to(dtype), x)
-            # Centroids in float32, however the float weights were rounded before.
+            # Centroids are float32, although the float weights were rounded before.
             most = t.tolerance(hardened, x)
             if t.spec.dtype in ("bfloat16", "float16"):
                 most = [max(pair) for pair in zip(most, t.own_tolerance)]
@@ -726,7 +727,7 @@ def packed_casts(t: Trial) -> None:
 
 
 def packed_writes(t: Trial) -> None:
-    """Float parameters that are written to are seen."""
+    """Writes to float parameters take effect."""
     other, hardened = copy.deepcopy(t.packed), copy.deepcopy(t.hardened)
     t.call(other)
     names = dict(other.named_parameters())
@@ -739,7 +740,7 @@ def packed_writes(t: Trial) -> None:
     for name in names:
         for module in (other, hardened):
             parameter = module.get_parameter(name)
-            parameter.data = parameter.data - 0.5  # other memory
+            parameter.data = parameter.data - 0.5  # new memory
     t.agree(t.call(other), t.call(hardened), t.tolerance(hardened))
 
 
@@ -749,7 +750,7 @@ def packed_threads(t: Trial) -> None:
 
 
 def packed_int8(t: Trial) -> None:
-    """Layers give what the reference's int8 product gives, within the bound."""
+    """Layers agree with the reference's int8 product within the error bound."""
     other = set_int8(copy.deepcopy(t.packed))
 
     def check_product(layer, inputs, output):
@@ -775,7 +776,7 @@ def packed_int8(t: Trial) -> None:
         eps = max(torch.finfo(x.dtype).eps, 1e-6)
         rounding = eps * (1.0 + (wide.abs() @ dense.abs().t()) + exact.abs())
         got = output.detach().double()
-        # A value half way between two whole numbers may be rounded to either.
+        # A value half way between two integers may be rounded to either.
         halves = ((wide / unit).abs().frac() - 0.5).abs() < 1e-3
         either = (halves * unit) @ (dense.abs() + scale[:, None] * code).t()
         assert ((got - value).abs() <= rounding + either).all()
@@ -809,7 +810,7 @@ def set_int8(module: nn.Module) -> nn.Module:
 
 
 def packed_tracing(t: Trial) -> None:
-    """A traced or exported module computes anew what another input asks for."""
+    """Traced and exported modules handle other inputs."""
     if 0 in t.spec.shape or (t.seed % 4 and not MODULES):
         return
     x = t.spec.input(seed=5)
@@ -824,7 +825,7 @@ def packed_tracing(t: Trial) -> None:
     if t.seed % 8:
         return
     if any(b.options.get("lengths") for b in t.spec.blocks):
-        return  # PyTorch cannot export the float module, and says so at length
+        return  # PyTorch cannot export the float module and raises a long message
     with default_dtype(t.spec.default), torch.no_grad():
         try:
             torch.export.export(t.hardened, (t.x,), strict=False)
@@ -836,7 +837,7 @@ def packed_tracing(t: Trial) -> None:
 
 
 def packed_layers(t: Trial) -> None:
-    """The results of layers are laid out in memory as PyTorch's are."""
+    """Results of layers have the memory layout of PyTorch's."""
     seen: Dict[str, Any] = {}
 
     def watch(module, results):
@@ -869,14 +870,14 @@ def packed_layers(t: Trial) -> None:
 
 
 def packed_bad_input(t: Trial) -> None:
-    """What the float module refuses, the packed one refuses."""
+    """The packed module refuses inputs that the float module refuses."""
     both = {"packed": t.packed, "prepared": t.prepared}
     wrong = [torch.zeros(2, dtype=torch.complex64)]
     if t.spec.looked_up:
         rows = t.spec.blocks[0].options["num_embeddings"]
         wrong += [t.x + rows, t.x - rows, t.x.float(), t.x.bool()]
     else:
-        # PyTorch reads beyond packed sequences of another size.
+        # PyTorch reads out of bounds for packed sequences of another size.
         if not any(b.options.get("lengths") for b in t.spec.blocks):
             wrong += [t.x[..., :-1], torch.cat([t.x, t.x], -1)]
         wrong += [
@@ -894,8 +895,8 @@ def packed_bad_input(t: Trial) -> None:
             with form(f"{name}, input {x.dtype} {tuple(x.shape)}"):
                 try:
                     got = t.call(module, x)
-                except (*REFUSALS, AssertionError) as e:  # PyTorch's attention asserts
-                    # PyTorch's fast paths do not look at inputs without values.
+                except (*REFUSALS, AssertionError) as e:  # from attention
+                    # PyTorch's fast paths ignore inputs without values.
                     assert str(e) and (want is None or not x.numel())
                 else:
                     assert want is not None, "not refused"

@@ -1,4 +1,4 @@
-"""The fault matrix finds half files, and none in a sample of the real points."""
+"""Fault injection detects non-atomic writes; commands survive a sample of faults."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bad inputs of every kind: none crashes, every refusal is clear."""
+"""Invalid inputs of every kind: no crashes, and clear refusals."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from tests.robustness.fuzz.inputs import KINDS
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None)
 @given(rng=st.randoms(use_true_random=False))
-def test_inputs_that_hypothesis_draws_and_shrinks(kind, rng):
-    """The generators with Hypothesis behind them: what fails comes out minimal."""
+def test_inputs_drawn_by_hypothesis(kind, rng):
+    """The same generators driven by Hypothesis, which shrinks failing inputs."""
     with tempfile.TemporaryDirectory() as name:
         outcome = fuzz.verdict(kind, rng, Path(name))
     assert outcome.verdict in ("accepted", "refused"), outcome.words
 
 
-def test_some_of_every_kind(tmp_path):
+def test_a_few_inputs_of_every_kind(tmp_path):
     command = [sys.executable, "-m", "tests.robustness.fuzz", "--inputs", "10"]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "fuzz.json")],
@@ -43,8 +43,8 @@ def test_some_of_every_kind(tmp_path):
         assert found["refused"] > 0 and sum(found.values()) == 10, kind
 
 
-def test_what_it_calls_a_crash(monkeypatch):
-    """A signal, a foreign exception and words that name nothing are found."""
+def test_crashes_and_unclear_refusals_are_recognized(monkeypatch):
+    """A signal, a foreign exception and a message that names nothing are detected."""
 
     def bad(rng, folder):
         choice = rng.randrange(3)

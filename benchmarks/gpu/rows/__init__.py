@@ -1,6 +1,6 @@
-"""What a row of the check is, and what its results are.
+"""Rows of the GPU check and their results.
 
-A row is a module of this package with `run(settings)`, which yields results.
+A row is a module of this package with a function `run(settings)` that yields results.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ OPTIONAL = {
     *("espnet2", "torchaudio", "torchao", "brevitas", "triton", "pytest", "yaml"),
     *("soundfile", "hypothesis"),
 }
-"""Packages whose absence skips a row: a bare machine with PyTorch checks the rest."""
+"""Packages whose absence skips a row: a machine with only PyTorch runs the others."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Row:
     """A row of the check.
 
     Args:
-        module: Its module beside this file.
-        seconds: Limit on a GPU; `--device cpu` allows CPU_FACTOR times as much.
-        what: What it checks, for the list of rows.
+        module: Name of its module in this package.
+        seconds: Time limit on a GPU; `--device cpu` allows CPU_FACTOR times as much.
+        what: Description of the row.
     """
 
     module: str
@@ -39,27 +39,27 @@ class Row:
 ROWS = (
     Row("kernels", 60, "fused pass against float64, and its bandwidth"),
     Row("recurrent", 45, "quantized LSTM and GRU against the CPU, and their time"),
-    Row("transducer", 60, "transducer loss beside torchaudio's"),
-    Row("cost", 180, "step time and memory of training over float"),
+    Row("transducer", 60, "transducer loss compared with torchaudio's"),
+    Row("cost", 180, "step time and memory of training relative to float"),
     Row("training", 120, "each architecture under AMP and with other options"),
-    Row("resume", 45, "a training that was interrupted"),
+    Row("resume", 45, "resuming an interrupted training"),
     Row("distributed", 60, "DistributedDataParallel"),
     Row("inference", 45, "packed and hardened models"),
     Row("compiling", 90, "torch.compile"),
     Row("large", 90, "quantizing a large model"),
     Row("tests", 90, "the tests that need a GPU"),
 )
-"""In the order of their importance: the time limit of the whole ends at the last."""
+"""Most important first: the total time limit may cut off the last rows."""
 CPU_FACTOR = 5
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how large.
+    """Device and sizes of a run.
 
     Args:
         device: "cuda" or "cpu".
-        small: Small sizes, which show that a row works; figures mean nothing.
+        small: Use small sizes, which test the row itself; their figures mean nothing.
     """
 
     device: str
@@ -71,11 +71,11 @@ class Result:
     """A line of the table.
 
     Args:
-        case: What was looked at.
-        status: One of STATUSES. A figure has no limit to pass.
-        value, unit: What was measured, where something was.
-        limit: What it may be at most or must be at least, in words.
-        note: What else to know; for a failure, what happened.
+        case: What was checked.
+        status: One of STATUSES. A "figure" has no limit.
+        value, unit: The measured value, if any.
+        limit: The limit as text, for example "at most 0.001".
+        note: Further information; for a failure, its cause.
     """
 
     case: str
@@ -87,24 +87,24 @@ class Result:
 
 
 def at_most(case: str, value: float, limit: float, unit: str = "", note="") -> Result:
-    """Return pass where the value is at most the limit."""
+    """Return a result that passes if the value is at most the limit."""
     status = PASS if value <= limit else FAIL  # NaN fails
     return Result(case, status, value, unit, f"at most {limit:g}", note)
 
 
 def at_least(case: str, value: float, limit: float, unit: str = "", note="") -> Result:
-    """Return pass where the value is at least the limit."""
+    """Return a result that passes if the value is at least the limit."""
     status = PASS if value >= limit else FAIL
     return Result(case, status, value, unit, f"at least {limit:g}", note)
 
 
 def holds(case: str, good: bool, note: str = "") -> Result:
-    """Return pass where a condition holds."""
+    """Return a result that passes if a condition holds."""
     return Result(case, PASS if good else FAIL, note=note)
 
 
 def attempt(case: str, find: Callable[[], Iterable[Result]]) -> Iterator[Result]:
-    """Yield what a case finds; what it raises is a failed (or skipped) line of it."""
+    """Yield the results of a case; an exception becomes a failed or skipped result."""
     try:
         yield from find()
     except ModuleNotFoundError as e:
@@ -116,7 +116,7 @@ def attempt(case: str, find: Callable[[], Iterable[Result]]) -> Iterator[Result]
     except Exception as e:
         traceback.print_exc()
         words = (str(e).strip().splitlines() or [""])[0][:200]
-        # oneDNN has no LSTM in float16 on most CPUs.
+        # oneDNN does not implement float16 LSTMs on most CPUs.
         missing = words.startswith("could not create a primitive")
         status = SKIPPED if missing and not torch.cuda.is_available() else FAIL
         yield Result(case, status, note=f"{type(e).__name__}: {words}")
@@ -126,7 +126,7 @@ def attempt(case: str, find: Callable[[], Iterable[Result]]) -> Iterator[Result]
 
 
 def seconds_of(call: Callable[[], object], repeats: int = 10) -> float:
-    """Return the least seconds of several calls, after two that are not counted."""
+    """Return the minimum time of several calls in seconds, after two warm-up calls."""
     found: List[float] = []
     for _ in range(repeats + 2):
         clock = Clock()

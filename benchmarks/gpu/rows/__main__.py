@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.rows kernels --device cuda --out results.jsonl
 
-Each result is written at once, so that what a row found before it was stopped is kept.
+Each result is written immediately, so that a row that is stopped keeps its results.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    """Run the row; a line of JSON for each result."""
+    """Run the row; write one line of JSON per result."""
     args = get_parser().parse_args(argv)
     warnings.simplefilter("ignore")
 

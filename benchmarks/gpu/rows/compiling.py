@@ -1,4 +1,4 @@
-"""torch.compile of quantized layers: the results of eager mode, and recompilations."""
+"""torch.compile of quantized layers: agreement with eager mode, and recompilations."""
 
 from typing import Any, Iterator, List
 
@@ -7,14 +7,14 @@ from torch import nn
 
 import espnet_gq
 from benchmarks.gpu.rows import FIGURE, Result, Settings, at_most, attempt
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 STEPS = 10
-"""More than torch.compile compiles a function anew for: a step must not be a reason."""
+"""More than torch.compile's recompilation limit: steps must not cause recompilation."""
 
 
 class _Layers(nn.Module):
-    """Each kind of layer that is not recurrent."""
+    """One layer of each non-recurrent kind."""
 
     def __init__(self, size: int):
         super().__init__()

@@ -1,5 +1,6 @@
-"""Step time and peak memory of quantization-aware training over float training, beside
-torchao and Brevitas, as `benchmarks.training.cost` measures them on a CPU."""
+"""Step time and peak memory of quantization-aware training relative to float training,
+for GQ, torchao and Brevitas, as `benchmarks.training.cost` measures them on a CPU.
+"""
 
 import statistics
 from typing import Any, Dict, Iterator, List, Tuple
@@ -41,7 +42,7 @@ class _Trainee:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5)
 
     def step(self, batch: Dict[str, torch.Tensor]) -> float:
-        """Take one step; return its seconds."""
+        """Take one step; return its duration in seconds."""
         clock = Clock()
         cuda = self.device == "cuda"
         with torch.autocast(self.device, torch.bfloat16, enabled=cuda):
@@ -57,7 +58,7 @@ class _Trainee:
 def _made(
     variant: Variant, size: Any, batch: Dict[str, torch.Tensor], device: str
 ) -> Tuple[_Trainee, int]:
-    """Return a variant after its warm-up, and the bytes that it needs at most."""
+    """Build a variant and warm it up; return it and its peak memory in bytes."""
     before = 0
     if device == "cuda":
         torch.cuda.synchronize()

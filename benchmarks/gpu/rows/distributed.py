@@ -25,7 +25,7 @@ def _free_port() -> int:
 
 
 def _worker(rank: int, world: int, port: int, device: str, name: str, out: str) -> None:
-    """Train one process's part; write parameters and steps to `out`/rank."""
+    """Train as one rank; write the parameters and step counts to `out`/rank."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     backend = "nccl" if device == "cuda" else "gloo"
     where = f"cuda:{rank}" if device == "cuda" else "cpu"
@@ -51,7 +51,7 @@ def _worker(rank: int, world: int, port: int, device: str, name: str, out: str) 
 
 
 def _trained(name: str, world: int, settings: Settings) -> Iterator[Result]:
-    import_packages(Variant("float"))  # what is missing here skips the row
+    import_packages(Variant("float"))  # a missing package skips the row
     with tempfile.TemporaryDirectory() as out:
         multiprocessing.spawn(
             _worker,

@@ -1,4 +1,4 @@
-"""Hardened and packed models decode on the device as on the CPU."""
+"""Decoding of hardened and packed models on the device, compared with the CPU."""
 
 import tempfile
 from pathlib import Path

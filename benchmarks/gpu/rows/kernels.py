@@ -1,4 +1,4 @@
-"""The fused pass: values and gradients against float64, bandwidth over a copy's."""
+"""The fused pass: accuracy against float64, and bandwidth relative to a copy."""
 
 from typing import Iterator, List, Tuple, Union
 
@@ -21,8 +21,10 @@ from espnet_gq.quantizer.mulaw import codebook
 
 ALPHA = 7.0
 ODD = 2e-3
-"""A value that differs by more, in scales (a gradient: in its largest value), has been
-assigned otherwise, which float32 does at the thresholds."""
+"""Error above which a value counts as assigned to another centroid, which happens in
+float32 close to thresholds. The unit is one scale for values and the largest gradient
+for gradients.
+"""
 COPY_SHARE = 0.6
 SLICE = 2**21
 Device = Union[str, torch.device]
@@ -40,7 +42,7 @@ def _gradient(t: torch.Tensor) -> torch.Tensor:
 
 
 class _Case:
-    """A tensor of weights, how it is quantized, and the differences from float64."""
+    """A weight tensor, its quantization, and the differences from float64."""
 
     def __init__(self, w: torch.Tensor, bits: int, mode: int, per_row: bool):
         self.w, self.bits, self.mode = w, bits, mode
@@ -50,7 +52,12 @@ class _Case:
         self.odd = self.far = self.sums = 0.0
 
     def compare(self) -> None:
-        """Fill in odd (share of odd values), far (most of the others), sums."""
+        """Compute the attributes odd, far and sums.
+
+        `odd` is the fraction of values with an error above ODD, `far` the largest error
+        of the others, `sums` the relative error of the gradients of scale and
+        curvature.
+        """
         w = self.w.detach().requires_grad_()
         log_scale, log_mu = (
             self.log_scale.requires_grad_(),
@@ -80,15 +87,19 @@ class _Case:
             mu += d_mu
         self.odd, self.far = wrong / (2 * w.numel()), far
         sums = d_log_scale.double()
-        # Over all scales: one weight that was assigned otherwise moves its own much.
+        # Relative to all scales: a weight assigned to another centroid changes its own
+        # scale's gradient by much.
         self.sums = max(
             float((sums - scales).norm() / sizes.norm()),
             float((d_log_mu.double() - mu[0]).abs() / mu[1]),
         )
 
     def _reference(self, rows: slice, share: slice, grad: torch.Tensor):
-        """Return values and gradients of some rows; sums with those of magnitudes."""
-        # Codebook and scale as float32 has them: they are exact inputs of the pass.
+        """Return values and gradients of some rows in float64, and their sums.
+
+        Each sum comes with the sum of the magnitudes of its terms.
+        """
+        # Codebook and scale in float32 are the exact inputs of the pass.
         scale, inverse = scale_pair(self.log_scale[share], torch.float32)
         c, dc = codebook(self.log_mu.detach(), self.bits, torch.float32)
         w = self.w[rows].detach().double()
@@ -97,7 +108,7 @@ class _Case:
         signed = assignment.backward(
             grad.double(), *args, dc.double(), self.mode, ALPHA
         )
-        # A sum of n terms of both signs: an error is judged by the terms' sizes.
+        # The sum has terms of both signs: its error is relative to their magnitudes.
         magnitude = (grad.double().abs() * args[1]).sum(1 if len(scale) > 1 else None)
         return (
             (out, signed[0]),

@@ -1,4 +1,4 @@
-"""Quantizing a large model: prepared, fitted, used once, hardened and packed."""
+"""Quantization of a large model: prepare, fit, one pass, harden and pack."""
 
 from typing import Iterator
 
@@ -8,7 +8,8 @@ from torch import nn
 import espnet_gq
 from benchmarks.gpu.rows import FIGURE, Result, Settings, attempt, holds
 from benchmarks.measuring import Clock
-from espnet_gq.nn.prepare import fit_quantizers, harden_, quantized_weights
+from espnet_gq.nn.prepare import harden_, quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 
 def _quantized(settings: Settings) -> Iterator[Result]:
@@ -28,7 +29,7 @@ def _quantized(settings: Settings) -> Iterator[Result]:
     espnet_gq.prepare(model, {"bits": 4})
     fit_quantizers(model[:1])
     yield lap(f"fitting one of {layers} layers")
-    # The others get the codebook of the first: they are drawn alike.
+    # All layers have the same distribution and share the first one's codebook.
     first, *others = (quantizer for _, _, quantizer in quantized_weights(model))
     for quantizer in others:
         for mine, other in zip(quantizer.parameters(), first.parameters()):

@@ -1,8 +1,8 @@
-"""Quantized LSTM and GRU: against the CPU, without cuDNN's warning, time over float."""
+"""Quantized LSTM and GRU: accuracy, layout of the weights in cuDNN, relative time."""
 
 import copy
 import warnings
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from benchmarks.gpu.rows import (
     seconds_of,
 )
 from espnet_gq.nn.flat_weights import flattened
-from espnet_gq.nn.prepare import fit_quantizers
+from espnet_gq.nn.training import fit_quantizers
 
 KINDS: Dict[str, Any] = {
     "LSTM": (nn.LSTM, dict(num_layers=2)),
@@ -41,11 +41,19 @@ def _layer(kind: str, size: int, bits: int) -> nn.RNNBase:
 
 
 def _step(rnn: nn.Module, x: torch.Tensor) -> List[torch.Tensor]:
-    """Return output and gradients."""
+    """Return the output and the gradients."""
     rnn.zero_grad()
     out = rnn(x)[0]
     out.square().mean().backward()
     return [out.detach(), *(p.grad for p in rnn.parameters() if p.grad is not None)]
+
+
+def _compacts(call: Callable[[], Any]) -> Tuple[Any, bool]:
+    """Return the result of a call, and whether cuDNN had to compact the weights."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, any("contiguous chunk" in str(w.message) for w in caught)
 
 
 def _compared(kind: str, settings: Settings) -> Iterator[Result]:
@@ -55,16 +63,13 @@ def _compared(kind: str, settings: Settings) -> Iterator[Result]:
     reference = _layer(kind, size, 5).double()
     there = copy.deepcopy(reference).float().to(settings.device)
     expected = _step(reference, x.double())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = _step(there, x.to(settings.device))
+    found, compacted = _compacts(lambda: _step(there, x.to(settings.device)))
     errors = [
         float((a.cpu().double() - b).norm() / b.norm().clamp_min(1e-12))
         for a, b in zip(found, expected)
     ]
     yield at_most(f"{kind}: output, from float64", errors[0], 1e-3, "relative")
     yield at_most(f"{kind}: gradients, from float64", max(errors[1:]), 1e-2, "relative")
-    compacted = [w for w in caught if "contiguous chunk" in str(w.message)]
     if settings.device == "cuda":
         yield holds(f"{kind}: cuDNN gets one buffer of weights", not compacted)
 
@@ -73,15 +78,12 @@ def _layout(kind: str) -> Iterator[Result]:
     layer = _layer(kind, 64, 0).cuda()
     weights = [w.detach().clone() for w in layer._flat_weights if w is not None]
     layer._flat_weights = [*flattened(weights, layer)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        layer(torch.randn(2, 5, 64, device="cuda"))
-    compacted = [w for w in caught if "contiguous chunk" in str(w.message)]
+    _, compacted = _compacts(lambda: layer(torch.randn(2, 5, 64, device="cuda")))
     yield holds(f"{kind}: flattened weights lie where cuDNN looks", not compacted)
 
 
 def _time(kind: str, settings: Settings, amp: bool) -> Iterator[Result]:
-    torch.backends.cudnn.allow_tf32 = True  # as is PyTorch's default
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's default
     size, batch, frames = (32, 2, 20) if settings.small else (1024, 16, 250)
     x = torch.randn(batch, frames, size, device=settings.device)
     seconds = {}

@@ -1,4 +1,4 @@
-"""A training that is interrupted and resumed ends where one without a break does."""
+"""Interrupted and resumed training: the parameters of an uninterrupted one."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ STEPS = 6
 
 
 def _run(name: str, settings: Settings, dtype, interrupt: bool, path: Path):
-    """Return the parameters after STEPS steps."""
+    """Train for STEPS steps; return the parameters."""
     recogniser = ARCHITECTURES[name]
 
     def new() -> Training:
@@ -35,7 +35,7 @@ def _run(name: str, settings: Settings, dtype, interrupt: bool, path: Path):
             for part, found in zip(parts, saved):
                 if part:
                     part.load_state_dict(found)
-        torch.manual_seed(step)  # the same dropout
+        torch.manual_seed(step)  # same dropout masks in every run
         training.step()
     return state(training.model)
 
@@ -50,9 +50,9 @@ def _resumed(name: str, settings: Settings, dtype: Optional[torch.dtype], kind: 
         whole = _run(name, settings, dtype, False, path)
         again = _run(name, settings, dtype, False, path)
         resumed = _run(name, settings, dtype, True, path)
-    # Some of CUDA's operations add in any order: no run is the same as another.
+    # Some CUDA operations add in nondeterministic order: runs differ slightly.
     noise, found = _difference(whole, again), _difference(whole, resumed)
-    note = f"difference {found:.1e}, of two runs without a break {noise:.1e}"
+    note = f"difference {found:.1e}, of two uninterrupted runs {noise:.1e}"
     yield holds(f"{name}, {kind}", found <= 4 * noise, note)
 
 

@@ -1,5 +1,6 @@
-"""A training of each architecture: AMP in fp16 (with skipped steps) and bf16,
-accumulated gradients, gradient checkpointing."""
+"""Training of each architecture with AMP in fp16 (with skipped steps) and bf16,
+accumulated gradients, and gradient checkpointing.
+"""
 
 import functools
 from typing import Any, Iterator, List, Optional
@@ -18,7 +19,7 @@ ATTEMPTS = 40
 
 
 class Training:
-    """Adam on one batch, as ESPnet's trainer takes its steps."""
+    """Adam on one batch, stepping as ESPnet's trainer does."""
 
     def __init__(self, model: nn.Module, vocabulary: int, device: str, dtype=None):
         self.model, self.device, self.dtype = model, device, dtype
@@ -26,7 +27,7 @@ class Training:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
         self.scaler: Optional[torch.amp.GradScaler] = None
         if dtype == torch.float16:
-            # So large that the first steps overflow and are skipped.
+            # Large enough that the first steps overflow and are skipped.
             self.scaler = torch.amp.GradScaler(device, init_scale=2.0**26)
         self.steps = self.skipped = 0
         self.optimizer.register_step_post_hook(lambda *_: self._count())
@@ -43,7 +44,7 @@ class Training:
             return self.model(**self.batch)[0]
 
     def step(self, accumulate: int = 1) -> None:
-        """Take a step, unless a gradient is not finite."""
+        """Take a step; it is skipped if a gradient is not finite."""
         before = self.steps
         for _ in range(accumulate):
             loss = self.loss() / accumulate
@@ -62,7 +63,7 @@ class Training:
             self.losses.append(float(loss.detach()) * accumulate)
 
     def finished(self, case: str) -> Result:
-        """Return whether it learned, and counted its steps."""
+        """Return a result that passes if the loss fell and the steps were counted."""
         counted = {m.step for m in self.model.modules() if isinstance(m, Quantizer)}
         finite = all(torch.isfinite(p).all() for p in self.model.parameters())
         learned = len(self.losses) > 1 and self.losses[-1] < self.losses[0]

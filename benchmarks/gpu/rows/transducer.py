@@ -1,4 +1,4 @@
-"""The transducer loss: values and gradients, time and memory beside torchaudio's."""
+"""The transducer loss: accuracy, and time and memory compared with torchaudio's."""
 
 from dataclasses import replace
 from typing import Any, Callable, Iterator, Tuple
@@ -18,13 +18,13 @@ from espnet_gq.espnet.training import transducer_lattice
 from espnet_gq.espnet.training.transducer_loss import CHUNK, rnnt_loss
 
 WIDTH = 8
-"""Input of the layer that makes the logits, as a joint network's last layer does."""
+"""Input size of the layer that computes the logits (a joint network's last layer)."""
 WORKSPACE = 2**26
-"""Bytes that cuBLAS may take."""
+"""Allowance for the workspace of cuBLAS, in bytes."""
 
 
 class _Batch:
-    """A layer that makes logits, and what the loss needs besides."""
+    """Inputs of the loss, and the layer that computes its logits."""
 
     def __init__(self, sizes: Tuple[int, int, int, int], dtype, device: str):
         b, t, u, v = self.sizes = sizes
@@ -40,7 +40,7 @@ class _Batch:
         )
 
     def step(self, loss: Callable[..., torch.Tensor]) -> Any:
-        """Return loss and gradient of the hidden layer; nothing holds the logits."""
+        """Return the loss and the gradient of the hidden layer; drop the logits."""
         self.hidden.grad = None
         value = loss(self.joint(self.hidden), self.labels, self.frames, self.counts)
         value.sum().backward()
@@ -48,7 +48,7 @@ class _Batch:
 
     @property
     def logits(self) -> int:
-        """Bytes."""
+        """Size of the logits in bytes."""
         b, t, u, v = self.sizes
         return b * t * (u + 1) * v * self.hidden.element_size()
 
@@ -104,12 +104,12 @@ def _cost(sizes, dtype, settings: Settings) -> Iterator[Result]:
     if settings.device == "cuda":
         free = torch.cuda.mem_get_info()[0]
         if free < 1.3 * batch.logits:
-            note = f"{free / 2**30:.0f} GiB are free, its logits are {gib:.1f}"
+            note = f"{free / 2**30:.0f} GiB are free, the logits need {gib:.1f}"
             yield Result(shape, "skipped", note=note)
             return
     for name, loss in (("ours", _ours), ("torchaudio's", _theirs)):
         if loss is _theirs and b * t * (u + 1) * v >= 2**31:
-            note = "its indices have 32 bits, the logits are more"
+            note = "the logits exceed its 32-bit indices"
             yield Result(f"{name}: {shape}", "skipped", note=note)
             continue
 
@@ -137,7 +137,7 @@ def _cost(sizes, dtype, settings: Settings) -> Iterator[Result]:
 
         for result in attempt(f"{name}: {shape}", measured):
             if loss is _theirs and result.status == "fail":
-                result = replace(result, status="skipped")  # not this project's
+                result = replace(result, status="skipped")  # not ours
             yield result
 
 

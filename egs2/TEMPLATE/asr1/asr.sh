@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs ESPnet's own asr.sh, unchanged, where an ESPnet tree is at hand: the one named
-# by ESPNET_ROOT, or the one this recipe was copied into. Otherwise runs asr_pip.sh,
-# which has the stages that the pip packages alone can do.
+# Runs ESPnet's own, unchanged asr.sh if an ESPnet tree is available: the one named by
+# ESPNET_ROOT, or the one that contains this copy of the recipe. Otherwise runs
+# asr_pip.sh, which implements the stages that the pip packages support.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -22,7 +22,7 @@ if [ -n "${ESPNET_ROOT:-}" ]; then
     fi
     ESPNET_ROOT=$(readlink -f "${ESPNET_ROOT}")
     export ESPNET_ROOT
-    # What ESPnet's asr.sh expects to find in the recipe folder.
+    # ESPnet's asr.sh expects these in the recipe's folder.
     for name in db.sh scripts pyscripts steps utils; do
         ln -sfn "${ESPNET_ROOT}/egs2/TEMPLATE/asr1/${name}" "${name}"
     done
@@ -30,7 +30,7 @@ if [ -n "${ESPNET_ROOT:-}" ]; then
 fi
 
 if [ ! -f "${here}/asr_pip.sh" ]; then
-    echo "$0: this copy of the recipe lies neither in its project nor in an ESPnet" \
+    echo "$0: this copy of the recipe is neither in its project nor in an ESPnet" \
         "tree: set ESPNET_ROOT to an ESPnet checkout." >&2
     exit 2
 fi

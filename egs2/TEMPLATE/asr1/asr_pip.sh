@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A small driver for recipes where only the pip packages are installed: the options,
-# stage numbers and directories of ESPnet's asr.sh, for stages 1, 3, 4, 5 and 10 to 15.
-# Run it through asr.sh, from a recipe folder.
+# A small driver for recipes that needs only the pip packages. It has the options, stage
+# numbers and directories of ESPnet's asr.sh, for stages 1, 3, 4, 5 and 10 to 15. Run it
+# through asr.sh, from a recipe folder.
 # shellcheck disable=SC2154 # the options are set from the table below
 set -euo pipefail
 
@@ -17,7 +17,7 @@ needs_espnet() {
         "set ESPNET_ROOT to a checkout of https://github.com/espnet/espnet."
 }
 
-# nproc gives no more than OMP_NUM_THREADS where that is set.
+# nproc prints at most OMP_NUM_THREADS if that is set.
 cpus=$(env -u OMP_NUM_THREADS nproc)
 training_threads=${OMP_NUM_THREADS:-${cpus}}
 
@@ -31,7 +31,7 @@ skip_train=false  # leave out stages 4, 5, 10 and 11
 skip_eval=false  # leave out stages 12 and 13
 skip_packing=true  # leave out stage 14
 skip_upload_hf=true  # leave out stage 15
-eval_valid_set=false  # decode and score the validation set too
+eval_valid_set=false  # decode and score the validation set, too
 ngpu=1  # GPUs for training, 0 for CPU
 num_nodes=1
 nj=${cpus}  # parallel jobs
@@ -54,7 +54,7 @@ oov=<unk>
 blank=<blank>
 sos_eos=<sos/eos>
 bpe_input_sentence_size=100000000
-bpe_nlsyms=  # symbols BPE keeps whole, separated by commas
+bpe_nlsyms=  # symbols that BPE does not split, separated by commas
 bpe_char_cover=1.0
 bpe_train_text=  # default: the training set's
 use_lm=false  # stages 6-8 need ESPNET_ROOT
@@ -83,7 +83,7 @@ hf_repo=  # user/model, the repository of the Hugging Face hub for stage 15
 use_k2=false
 use_maskctc=false
 use_streaming=false  # decode chunk by chunk (asr_inference_streaming)
-batch_size=1  # utterances decoded at once
+batch_size=1  # utterances per decoding batch
 inference_tag=  # folder of the decoded text, below the experiment
 inference_config=  # decoding configuration
 inference_args=  # decoding options, override inference_config
@@ -103,7 +103,7 @@ asr_speech_fold_length=800
 asr_text_fold_length=150
 "
 
-# Options of ESPnet's asr.sh that belong to what this driver leaves out.
+# Options of ESPnet's asr.sh for features that this driver does not have.
 elsewhere=" auxiliary_data_tags hugging_face_model_name_or_path inference_ngram k2_config
 k2_ctc_decoding lm_fold_length lm_stats_dir local_score_opts multi_columns_input_wav_scp
 multi_columns_output_wav_scp ngram_exp ngram_num nll_batch_size num_inf num_paths
@@ -139,8 +139,8 @@ while [ $# -gt 0 ]; do
     name=${name//-/_}
     [[ ${elsewhere//$'\n'/ } != *" ${name} "* ]] || needs_espnet "option $1"
     [[ ${name} =~ ^[a-z_0-9]+$ && -v known[${name}] ]] \
-        || die "unknown option $1; --help lists what this driver has," \
-            "and ESPNET_ROOT gives ESPnet's own asr.sh with all of them."
+        || die "unknown option $1; --help lists the options of this driver," \
+            "and ESPNET_ROOT selects ESPnet's own asr.sh with all options."
     [ $# -ge 2 ] || die "option $1 lacks a value."
     if [[ ${known[${name}]} =~ ^(true|false)$ && ! $2 =~ ^(true|false)$ ]]; then
         die "$1 is true or false, not '$2'."
@@ -152,7 +152,7 @@ done
 # shellcheck disable=SC1091
 . ./path.sh
 
-# ---- What this driver does not have -------------------------------------------------
+# ---- Unsupported options ------------------------------------------------------------
 [ -z "${speed_perturb_factors}" ] || needs_espnet "speed perturbation (stage 2)"
 "${use_lm}" && needs_espnet "a language model (stages 6-8, --use_lm true)"
 "${use_ngram}" && needs_espnet "an n-gram language model (stage 9, --use_ngram true)"
@@ -165,8 +165,8 @@ done
 [[ ${asr_task} =~ ^(asr|asr_transducer)$ ]] \
     || die "--asr_task is '${asr_task}'; allowed: asr, asr_transducer."
 if "${use_streaming}" && [ "${asr_task}" != asr ]; then
-    die "--use_streaming true is for --asr_task asr;" \
-        "the other task takes 'streaming: true' in --inference_config."
+    die "--use_streaming true needs --asr_task asr;" \
+        "for the other task, set 'streaming: true' in --inference_config."
 fi
 [[ ${token_type} =~ ^(bpe|char|word)$ ]] || needs_espnet "--token_type ${token_type}"
 [[ ${audio_format} =~ ^(flac|wav)$ ]] || needs_espnet "--audio_format ${audio_format}"
@@ -182,12 +182,12 @@ if ! "${skip_train}"; then
     [ -n "${train_set}" ] || die "--train_set is required."
     [ -n "${valid_set}" ] || die "--valid_set is required."
     [ "${train_set}" != "${valid_set}" ] \
-        || die "--train_set and --valid_set must differ, both are ${train_set}."
+        || die "--train_set and --valid_set must differ; both are ${train_set}."
 fi
 sets=
 for dset in ${test_sets}; do
     [ "${dset}" != "${train_set}" ] \
-        || die "--test_sets must not hold the training set ${dset}."
+        || die "--test_sets must not contain the training set ${dset}."
     if [ "${dset}" = "${valid_set}" ]; then
         eval_valid_set=true
     elif [[ " ${sets} " != *" ${dset} "* ]]; then
@@ -199,8 +199,8 @@ test_sets=${sets}
 eval_sets=${test_sets}
 "${eval_valid_set}" && eval_sets="org/${valid_set} ${test_sets}"
 
-# ESPnet commands run under ${run}, this project's own under ${tool}: they need no
-# registered classes and start faster without.
+# ESPnet commands run under ${run}. This project's commands run under ${tool}: they do
+# not need the registered classes and start faster without them.
 read -r -a run <<< "${python}"
 tool=("${run[0]}")
 
@@ -239,14 +239,14 @@ if [ -z "${inference_tag}" ]; then
     inference_tag+=_asr_model_${model_tag%.*}
 fi
 
-# ---- Which stages -------------------------------------------------------------------
+# ---- Selection of stages ------------------------------------------------------------
 "${skip_data_prep}" && skip_stages+=" 1 3 4 5"
 "${skip_train}" && skip_stages+=" 4 5 10 11"
 "${skip_eval}" && skip_stages+=" 12 13"
 "${skip_packing}" && skip_stages+=" 14"
 "${skip_upload_hf}" && skip_stages+=" 15"
 
-runs() { # runs N: is stage N to be run?
+runs() { # runs N: succeeds if stage N is selected
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ] \
         && [[ " ${skip_stages} " != *" $1 "* ]]
 }
@@ -260,7 +260,7 @@ fi
 # shellcheck source=asr_pip_jobs.sh
 . "$(dirname "$0")/asr_pip_jobs.sh"
 
-train_options() { # options shared by stages 10 and 11, one a line
+train_options() { # options of stages 10 and 11, one per line
     [ -z "${asr_config}" ] || printf '%s\n' --config "${asr_config}"
     printf '%s\n' --use_preprocessor true --bpemodel "${bpemodel}" \
         --token_type "${token_type}" --token_list "${token_list}" \
@@ -306,7 +306,7 @@ if runs 4; then
         --min_wav_duration "${min_wav_duration}" \
         --max_wav_duration "${max_wav_duration}"
     # shellcheck disable=SC2086
-    aside "${data_feats}/lm_train.txt" awk 'NF > 1' ${lm_train_text}
+    write_atomically "${data_feats}/lm_train.txt" awk 'NF > 1' ${lm_train_text}
 fi
 
 if runs 5; then
@@ -361,7 +361,7 @@ if runs 10; then
         mkdir -p "${asr_stats_dir}/${side}"
         mv "${logdir}/all/${side}"/* "${asr_stats_dir}/${side}"
         # shellcheck disable=SC2016
-        aside "${asr_stats_dir}/${side}/text_shape.${token_type}" \
+        write_atomically "${asr_stats_dir}/${side}/text_shape.${token_type}" \
             awk -v n="$(wc -l < "${token_list}")" '{ print $0 "," n }' \
             "${asr_stats_dir}/${side}/text_shape"
     done
@@ -383,7 +383,7 @@ if runs 11; then
         while [ -f "${asr_exp}/train.${n}.log" ]; do n=$((n + 1)); done
         mv "${asr_exp}/train.log" "${asr_exp}/train.${n}.log"
     fi
-    # One process trains on the CPU, so it may have all of it.
+    # On the CPU only one process trains, so it may use all cores.
     threads=${OMP_NUM_THREADS}
     [ "${ngpu}" -gt 0 ] || threads=${training_threads}
     # shellcheck disable=SC2086
@@ -408,7 +408,7 @@ if runs 12; then
     "${gpu_inference}" && ngpu_inference=1
     module=espnet2.bin.${asr_task}_inference
     if "${use_streaming}"; then
-        module=espnet_gq.bin.asr_inference_streaming # what ESPnet serves, and LSTMs
+        module=espnet_gq.bin.asr_inference_streaming # ESPnet's, plus LSTMs
     fi
     opts=(--batch_size "${batch_size}" --ngpu "${ngpu_inference}")
     [ -z "${inference_config}" ] || opts+=(--config "${inference_config}")
@@ -436,7 +436,7 @@ if runs 12; then
         kill "${follower}" 2> /dev/null || true
         for file in token token_int score text; do
             if [ -f "${logdir}/output.1/1best_recog/${file}" ]; then
-                aside "${dir}/${file}" \
+                write_atomically "${dir}/${file}" \
                     sort -k1 "${logdir}"/output.*/1best_recog/"${file}"
             fi
         done
@@ -451,7 +451,7 @@ if runs 13; then
         --bpemodel "${bpemodel}" --score_opts "${score_opts}"
 fi
 
-if runs 14 || runs 15; then # a quantized model is shared in its packed form
+if runs 14 || runs 15; then # quantized models are shared packed
     model_to_share=${inference_asr_model}
     if grep -q 'gq_conf:' "${asr_exp}/config.yaml" \
         && [[ ${model_to_share} != *.packed.pth ]]; then

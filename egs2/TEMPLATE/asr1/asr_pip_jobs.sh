@@ -1,6 +1,6 @@
-# Jobs of asr_pip.sh: started side by side, stopped together, shown while they run.
+# Jobs of asr_pip.sh: run in parallel, stop together, report progress.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # run_args and die are those of asr_pip.sh
+# shellcheck disable=SC2154 # run_args and die are defined in asr_pip.sh
 
 stop_jobs() {
     local pids
@@ -11,7 +11,7 @@ stop_jobs() {
 trap stop_jobs EXIT
 trap 'exit 130' INT TERM
 
-aside() { # aside FILE COMMAND...: FILE gets what COMMAND prints, whole or not at all
+write_atomically() { # write_atomically FILE COMMAND...: all output or no change
     local file=$1 temporary
     temporary=$(dirname "$1")/.$(basename "$1").aside
     shift
@@ -23,11 +23,11 @@ aside() { # aside FILE COMMAND...: FILE gets what COMMAND prints, whole or not a
 
 resume_script() { # resume_script DIR STAGE
     mkdir -p "$1"
-    aside "$1/run.sh" echo "${run_args} --stage $2 \"\$@\"; exit \$?"
+    write_atomically "$1/run.sh" echo "${run_args} --stage $2 \"\$@\"; exit \$?"
     chmod +x "$1/run.sh"
 }
 
-split_keys() { # split_keys FILE PARTS TARGET: writes TARGET with JOB = 1..PARTS
+split_keys() { # split_keys FILE PARTS TARGET: writes TARGET for JOB = 1..PARTS
     local n
     for n in $(seq "$2"); do
         awk -v n="${n}" -v parts="$2" -v total="$(wc -l < "$1")" \
@@ -39,10 +39,10 @@ fewest() {
     printf '%s\n' "$@" | sort -n | head -n 1
 }
 
-run_jobs() { # run_jobs NJ LOG COMMAND...: JOB is replaced by the number of the job
+run_jobs() { # run_jobs NJ LOG COMMAND...: replaces JOB by the number of the job
     local jobs=$1 logs=$2 n pids=()
     shift 2
-    trap stop_jobs EXIT # it is often called in a subshell, which has no traps
+    trap stop_jobs EXIT # subshells do not inherit traps
     trap 'exit 130' INT TERM
     for n in $(seq "${jobs}"); do
         "${@//JOB/${n}}" > "${logs//JOB/${n}}" 2>&1 &
@@ -57,7 +57,7 @@ run_jobs() { # run_jobs NJ LOG COMMAND...: JOB is replaced by the number of the 
     done
 }
 
-show_decoding() { # show_decoding LOGDIR TOTAL: prints a counter until it is killed
+show_decoding() { # show_decoding LOGDIR TOTAL: prints a counter until killed
     local count
     while sleep 10; do
         count=$(cat "$1"/asr_inference.*.log | grep -c 'best hypo:' || true)
@@ -65,7 +65,7 @@ show_decoding() { # show_decoding LOGDIR TOTAL: prints a counter until it is kil
     done
 }
 
-show_training() { # show_training LOG PID: prints a line an epoch until PID ends
+show_training() { # show_training LOG PID: prints one line per epoch until PID ends
     local line train valid
     tail -n +1 --pid="$2" -F "$1" 2> /dev/null \
         | grep --line-buffered -E '[0-9]epoch results: ' \
@@ -78,7 +78,7 @@ show_training() { # show_training LOG PID: prints a line an epoch until PID ends
         done
 }
 
-figures() { # figures TEXT NAME...: prints NAME=value for each, as found in TEXT
+figures() { # figures TEXT NAME...: prints NAME=value for each NAME found in TEXT
     local text=$1 name
     shift
     for name in "$@"; do

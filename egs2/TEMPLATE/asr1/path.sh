@@ -5,7 +5,7 @@ MAIN_ROOT=${ESPNET_ROOT:-$PWD/../../..}
 if [ -n "${ESPNET_ROOT:-}" ]; then
     export PATH=$PWD/utils/:$PATH
     export LC_ALL=C
-    # Either file exists only in a tree whose tools were installed.
+    # These files exist only in a tree with installed tools.
     for file in activate_python.sh extra_path.sh; do
         if [ -f "${MAIN_ROOT}/tools/${file}" ]; then
             # shellcheck disable=SC1090
@@ -16,14 +16,14 @@ else
     export LC_ALL=C.UTF-8
 fi
 
-# Debian's package sctk keeps sclite off the PATH.
+# Debian's package sctk installs sclite outside the PATH.
 if ! command -v sclite > /dev/null && [ -d /usr/lib/sctk/bin ]; then
     export PATH=$PATH:/usr/lib/sctk/bin
 fi
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# Threads that wait without spinning: on a busy machine the default makes training on
-# the CPU several times slower.
+# Threads wait without spinning: on a busy machine, spinning makes training on the CPU
+# several times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-20000}
 export PYTHONIOENCODING=UTF-8

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# From a float Conformer to a packed 5-bit one in a few minutes on a CPU: trains a small
-# float Conformer, its 5-bit GQ version from it, packs that, decodes both and prints one
-# table. `make demo` runs it.
+# Trains a small float Conformer and from it a 5-bit GQ version, packs that, decodes all
+# of them and prints one table, in a few minutes on a CPU. `make demo` runs it.
 #
-# DATA=DIR names the recordings (see local/data.sh); without it ../shared/data next to
-# the project is used and, where there is none, the synthetic sample of this recipe.
-# Finished steps are not done again: remove demo/ to start afresh.
+# DATA=DIR names the recordings (see local/data.sh). By default ../shared/data next to
+# the project is used if it exists, else the synthetic sample of this recipe. Finished
+# steps are not repeated: remove demo/ to start afresh.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 unset ESPNET_ROOT
@@ -23,10 +22,10 @@ elif corpus=$(FSDD='' local/data.sh --find 2> /dev/null); then
     echo "Data: real speech, the recordings in ${corpus}"
 else
     corpus=$PWD/synthetic
-    echo "Data: no recordings were given or found, so the synthetic speech in ${corpus}"
+    echo "Data: no recordings given or found; using the synthetic speech in ${corpus}"
 fi
 
-# Each source of data has its own folder, laid out as a recipe.
+# Each source of data has its own folder with the layout of a recipe.
 work=demo/$(cksum <<< "${corpus}" | cut -d ' ' -f 1)
 mkdir -p "${work}/done"
 cd "${work}"
@@ -36,11 +35,11 @@ done
 echo "Work folder: ${PWD}"
 
 # ---- Steps --------------------------------------------------------------------------
-step() { # step NAME COMMAND...: runs a command unless it once ended well
+step() { # step NAME COMMAND...: runs the command unless it has succeeded before
     local name=$1
     shift
     if [ -f "done/${name}" ]; then
-        echo "== ${name}: done before"
+        echo "== ${name}: already done"
         return
     fi
     echo "== ${name}"

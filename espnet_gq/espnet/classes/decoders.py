@@ -1,7 +1,7 @@
 """Quantized decoders: ESPnet's, with `gq_conf` (see `espnet_gq.nn.GQConfig`).
 
-Patterns of `gq_conf` are names inside the decoder, such as "embed.0",
-"decoders.*.src_attn.*", "output_layer" or, of a transducer, "decoder.*.weight_hh_l0".
+Patterns of `gq_conf` match names relative to the decoder, such as "embed.0",
+"decoders.*.src_attn.*", "output_layer" or, for a transducer, "decoder.*.weight_hh_l0".
 """
 
 from espnet2.asr.decoder.rnn_decoder import RNNDecoder
@@ -24,7 +24,7 @@ class GQRNNDecoder(QuantizedByConf, RNNDecoder):
     gq_name = "gq_rnn"
 
     def forward(self, *args, **kwargs):
-        # The cells and the attention are called once a label.
+        # The cells and the attention are called once per label.
         with quantized_once(self):
             return super().forward(*args, **kwargs)
 

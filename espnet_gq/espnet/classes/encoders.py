@@ -1,6 +1,6 @@
 """Quantized encoders: ESPnet's, with `gq_conf` (see `espnet_gq.nn.GQConfig`).
 
-Patterns of `gq_conf` are names inside the encoder, such as
+Patterns of `gq_conf` match names relative to the encoder, such as
 "encoders.0.feed_forward.w_1", "embed.*" or "enc.0.*.weight_hh_l0".
 """
 

@@ -1,4 +1,4 @@
-"""What turns one of ESPnet's classes into its quantized form."""
+"""The mixin that makes a quantized class of one of ESPnet's."""
 
 import inspect
 from typing import Any, Dict, Optional, Sequence
@@ -12,14 +12,14 @@ from espnet_gq.nn import GQConfigError, prepare
 class QuantizedByConf(nn.Module):
     """Adds `gq_conf` to the arguments of the class it is mixed into.
 
-    List it before the ESPnet class. The signature that ESPnet reads the defaults from
-    is that of the ESPnet class plus `gq_conf`.
+    List it before the ESPnet class. ESPnet reads default values from the signature,
+    which is that of the ESPnet class plus `gq_conf`.
     """
 
     gq_name: str
-    """What error messages call the class: its name in ESPnet's configuration."""
+    """Name of the class in ESPnet's configuration, used in error messages."""
     gq_optional = False
-    """Whether the model stays float where no `gq_conf` is given."""
+    """Whether the module stays float without a `gq_conf`."""
 
     def __init__(self, *args, gq_conf: Optional[Dict[str, Any]] = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class QuantizedByConf(nn.Module):
 
 
 def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):
-    """Give quantizers of another ESPnet release the names that this one has."""
+    """Rename quantizers in a checkpoint of another ESPnet release (RENAMED_LAYERS)."""
     names = None
     for old, new in RENAMED_LAYERS:
         for key in [k for k in state if k.startswith(prefix + old)]:
@@ -66,11 +66,11 @@ def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_
 def prepare_parts(
     model: nn.Module, names: Sequence[str], gq_conf: Optional[Dict[str, Any]]
 ) -> None:
-    """Quantize some children of a model; patterns are names inside the model.
+    """Quantize some children of a model; patterns match names relative to the model.
 
     Args:
         model: ESPnet's model.
-        names: Its children to quantize; those it lacks are left out.
+        names: Children to quantize; names that the model lacks are ignored.
         gq_conf: See `espnet_gq.nn.GQConfig`.
     """
     holder = nn.Module()

@@ -1,4 +1,4 @@
-"""The quantized ASR model: what lies outside the encoder and the decoder."""
+"""The quantized ASR model: the layers outside the encoder and the decoder."""
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 

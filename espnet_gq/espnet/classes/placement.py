@@ -1,4 +1,4 @@
-"""Where a training configuration may have a `gq_conf`, and what is said elsewhere."""
+"""Where a training configuration may have a `gq_conf`, and the errors elsewhere."""
 
 import argparse
 import inspect
@@ -18,14 +18,14 @@ BY_THE_MODEL = ("ctc", "joint_net", "joint_network")
 def check_placement(task: Type[Any], args: argparse.Namespace) -> None:
     """Refuse a `gq_conf` that no class reads, and names that are almost right.
 
-    Names of quantized classes are put in lower case, as ESPnet puts its own.
+    Names of quantized classes are converted to lower case, as ESPnet does with its own.
 
     Args:
         task: ESPnet's task.
         args: Its options.
 
     Raises:
-        GQConfigError: If one is found; says what to write.
+        GQConfigError: If one is found; the message says what to write instead.
     """
     choices = {choice.name: choice for choice in task.class_choices_list}
     for part, choice in choices.items():
@@ -45,12 +45,12 @@ def check_placement(task: Type[Any], args: argparse.Namespace) -> None:
 
 
 def top_level_hint() -> str:
-    """Return what to say of a `gq_conf` that belongs to no part."""
+    """Return the hint for a `gq_conf` that belongs to no part of the model."""
     return f"{KEY} belongs into {PLACES}, of the part that it quantizes"
 
 
 def explain_unknown_options(parser: argparse.ArgumentParser) -> None:
-    """Let a parser say where a `gq_conf` belongs that it does not know."""
+    """Make a parser's error say where a misplaced `gq_conf` belongs."""
     original = parser.error
 
     def error(message: str):
@@ -68,7 +68,7 @@ def explain_unknown_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _keys(value: Any, path: Tuple[str, ...] = ()) -> Iterator[Tuple[tuple, str]]:
-    """Yield (keys that lead there, key) of all mappings in an option's value."""
+    """Yield (path of keys, key) for every key of the mappings in an option's value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield path, str(key)
@@ -146,7 +146,7 @@ def _own_keys(cls: type) -> List[str]:
 
 
 def _unread(part: str, name: Optional[str], quantized: Optional[List[str]]) -> str:
-    """Return what to say of a `gq_conf` in the options of a float class."""
+    """Return the error message for a `gq_conf` in the options of a float class."""
     given = f"{part}_conf has a {KEY}"
     if part in BY_THE_MODEL:
         return (

@@ -1,9 +1,9 @@
 """ESPnet's second transducer task (espnet2.tasks.asr_transducer), quantized.
 
-Its decoders are class choices, so the quantized ones are named in the configuration as
-in the ASR task (`decoder: gq_rnn`). Its encoder and model are single classes that the
-task module calls by name: the names are given classes that quantize themselves where
-their configuration has a `gq_conf`, and are ESPnet's own where it has none.
+Its decoders are class choices, so the configuration names the quantized ones as in the
+ASR task (`decoder: gq_rnn`). Its encoder and its model are single classes that the task
+module calls by name. These names are replaced by subclasses, which quantize themselves
+if their configuration has a `gq_conf` and stay float otherwise.
 
     encoder_conf: {gq_conf: {bits: 5}, body_conf: [...]}
     decoder: gq_rnn

@@ -1,7 +1,7 @@
-"""Utterances that cannot be decoded: named, left out, and told by the exit status.
+"""Utterances that cannot be decoded: skipped, reported, and a non-zero exit status.
 
-ESPnet's decoding commands read audio in worker processes and end at the first file that
-cannot be read, whatever was still to come; a wrong sampling rate they do not notice.
+ESPnet's decoding commands read audio in worker processes and abort at the first file
+that cannot be read; a wrong sampling rate goes unnoticed.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import soundfile
@@ -18,15 +18,15 @@ from espnet_gq.recipe.datadir import parse_rate
 
 Triple = Tuple[str, str, str]
 SHOWN = 10
-"""At most so many utterances are named in the last sentence."""
+"""Most utterances that the final message names."""
 
 
 @dataclass(frozen=True)
 class AudioNeeds:
-    """What a model takes.
+    """Requirements of a model on its audio.
 
     Args:
-        rate: Samples a second, None: any.
+        rate: Samples per second, None: any.
         samples: Least number of samples.
     """
 
@@ -35,11 +35,11 @@ class AudioNeeds:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "AudioNeeds":
-        """Return what a model takes by the arguments it was trained with."""
+        """Return the requirements of a model with these training arguments."""
         conf = getattr(args, "frontend_conf", None) or {}
         if getattr(args, "input_size", None) is not None or "fs" not in conf:
             return cls()
-        # STFT reflects half a window at both ends, which a shorter signal lacks.
+        # The STFT pads by reflecting half a window, which takes that many samples.
         n_fft = conf.get("n_fft", 512)
         return cls(parse_rate(conf["fs"]), n_fft // 2 + 1)
 
@@ -60,7 +60,7 @@ class AudioNeeds:
 
 
 def _lines(path: str) -> Iterator[Tuple[str, str]]:
-    """Yield (key, value) of a table; a key alone has the value ""."""
+    """Yield (key, value) of a table; the value of a key alone is ""."""
     with open(path, encoding="utf-8") as f:
         for line in f:
             key, *value = line.split(maxsplit=1) or [""]
@@ -68,12 +68,12 @@ def _lines(path: str) -> Iterator[Tuple[str, str]]:
 
 
 def refusals(data: List[Triple], keys: List[str], needs: AudioNeeds) -> Dict[str, str]:
-    """Return utterance -> why it cannot be decoded, for those that cannot.
+    """Return utterance -> reason for the utterances that cannot be decoded.
 
     Args:
         data: (path, name, type) as ESPnet's --data_path_and_name_and_type.
-        keys: The utterances to look at.
-        needs: What the model takes.
+        keys: The utterances to check.
+        needs: Requirements of the model.
     """
     found: Dict[str, str] = {}
     for path, _, kind in data:
@@ -89,11 +89,11 @@ def refusals(data: List[Triple], keys: List[str], needs: AudioNeeds) -> Dict[str
 
 
 class _Rest:
-    """A loader without the refused utterances; ends the program after the last one."""
+    """A loader without the refused utterances, which exits after the last one."""
 
     def __init__(self, loader: Any, refused: Dict[str, str], total: int, folder: Any):
         self.loader, self.refused, self.total = loader, refused, total
-        self.folder = folder  # of the key file, for as long as the loader may read it
+        self.folder = folder  # of the key file; the loader reads it while iterating
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -111,28 +111,33 @@ class _Rest:
         )
 
 
-def check_before_decoding(task: Type[Any]) -> None:
-    """Let a task's decoding leave out, and report, audio that cannot be decoded.
+def build_preprocess_fn(original: Callable) -> Callable:
+    """Wrap a task's `build_preprocess_fn`: the function carries the AudioNeeds.
 
-    What the model takes comes from `build_preprocess_fn`, which ESPnet's commands call
-    with the arguments of the training just before they build the iterator.
+    ESPnet's commands call it with the training arguments just before they build the
+    iterator.
     """
-    build_preprocess = task.build_preprocess_fn.__func__
-    build_iterator = task.build_streaming_iterator.__func__
-    if getattr(build_iterator, "gq", False):
-        return
 
     def build_preprocess_fn(cls, args, train):
-        function = build_preprocess(cls, args, train)
+        function = original(cls, args, train)
         if function is not None and not train:
             function.gq_needs = AudioNeeds.of(args)
         return function
+
+    return build_preprocess_fn
+
+
+def build_streaming_iterator(original: Callable) -> Callable:
+    """Wrap a task's `build_streaming_iterator`: audio is checked before decoding.
+
+    Utterances that cannot be decoded are skipped and reported at the end.
+    """
 
     def build_streaming_iterator(
         cls, data_path_and_name_and_type, preprocess_fn, collate_fn, key_file=None, **kw
     ):
         def build(key_file):
-            return build_iterator(
+            return original(
                 cls,
                 data_path_and_name_and_type,
                 preprocess_fn,
@@ -159,6 +164,4 @@ def check_before_decoding(task: Type[Any]) -> None:
         loader = build(str(rest)) if left else None
         return _Rest(loader, refused, len(keys), folder)
 
-    setattr(build_streaming_iterator, "gq", True)
-    task.build_preprocess_fn = classmethod(build_preprocess_fn)
-    task.build_streaming_iterator = classmethod(build_streaming_iterator)
+    return build_streaming_iterator

@@ -1,7 +1,7 @@
-"""The parts of a transducer, taking an utterance in chunks.
+"""The parts of a transducer, applied chunk by chunk.
 
-Each keeps what it needs from one chunk to the next, so that the results of all chunks
-together are those of the whole utterance.
+Each keeps its state between chunks, so that the results of all chunks together equal
+those of the whole utterance.
 """
 
 import math
@@ -27,7 +27,7 @@ RNN_ENCODERS = (RNNEncoder, VGGRNNEncoder)
 
 
 class Windowed:
-    """A function with a bounded field of view, applied to what comes in chunks.
+    """A function with a bounded receptive field, applied chunk by chunk.
 
     Output j depends on the inputs j * stride - left to j * stride + right - 1, and on
     how the function pads where these lie outside the whole sequence.
@@ -35,8 +35,8 @@ class Windowed:
     Args:
         function: Maps (1, N, ...) to (1, M, ...).
         stride: Inputs from one output to the next.
-        left: Inputs that an output needs before its own.
-        right: Inputs that an output needs from its own on.
+        left: Number of inputs before its own position that an output needs.
+        right: Number of inputs from its own position on that an output needs.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Windowed:
         self.function = function
         self.stride = stride
         self.right = right
-        # One more than needed: padding by reflection needs more inputs than it adds.
+        # One more than needed: reflection padding reads more inputs than it adds.
         self.context = math.ceil(left / stride) + 1
         self.reset()
 
@@ -63,7 +63,7 @@ class Windowed:
         if x.size(1) and (is_final or due > self.done):
             outputs = self.function(x)
             outputs = outputs[:, self.done : None if is_final else due]
-            # The next window begins with the context of the output after these.
+            # The next window begins with the context of the next output.
             self.done = min(due, self.context)
             x = x[:, (due - self.done) * self.stride :]
         self.window = x
@@ -73,7 +73,7 @@ class Windowed:
 class RNNStream:
     """ESPnet's unidirectional RNN encoders, frame by frame.
 
-    Unlike `RNNP.forward`, which drops out in evaluation as well, it never drops out.
+    `RNNP.forward` applies dropout in evaluation as well; this class never does.
 
     Args:
         encoder: `rnn` or `vgg_rnn`, with or without projection.
@@ -116,7 +116,7 @@ class RNNStream:
             sub = int(self.rnn.subsample[layer + 1])
             x, state = getattr(self.rnn, f"rnn{layer}")(x, state)
             # Of n frames ESPnet takes every sub-th, and of these the first (n + 1) //
-            # sub: with sub above 2, some have to wait for those that follow.
+            # sub. With sub > 2, some have to wait for later frames.
             total = seen + x.size(1)
             due = (total + 1) // sub - (seen + 1) // sub
             x = x[:, -seen % sub :: sub]
@@ -132,7 +132,7 @@ class RNNStream:
 
 
 class BlockStream:
-    """ESPnet's contextual-block encoders, which keep their states themselves."""
+    """ESPnet's contextual-block encoders, which return their state."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class BlockStream:
 
 
 class TransducerSearch:
-    """The greedy and the default search of ESPnet, going on where they stopped.
+    """ESPnet's greedy and default search, continued from chunk to chunk.
 
     The default search is the beam search of Graves, arXiv 1211.3711.
 
@@ -170,7 +170,7 @@ class TransducerSearch:
     cache_size = 1000
     """Prefixes whose decoder output is kept."""
     block = 8
-    """Frames that the greedy search looks at together."""
+    """Frames that the greedy search scores in one batch."""
 
     def __init__(self, search: BeamSearchTransducer):
         self.search = search
@@ -208,7 +208,7 @@ class TransducerSearch:
                 cache.clear()
 
     def _greedy(self, frames: Tensor) -> List[Hypothesis]:
-        """Go through a few frames: all at once until one of them is not blank."""
+        """Search a block: score all remaining frames after each label."""
         (hyp,) = self.hyps
         network, blank = self.search.joint_network, self.search.blank_id
         encoded = network.lin_enc(frames)

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are parameters, by the model of its configuration."""
+"""Tells a checkpoint's parameters from its buffers, by building an empty model."""
 
 import argparse
 import importlib
@@ -27,13 +27,13 @@ KNOWN = {
     "preencoder": ("sinc", "linear", None),
     "postencoder": ("length_adaptor", None),
 }
-"""Classes that are built from their options alone: others download weights."""
+"""Classes whose constructors need only options; others download weights."""
 
 
 def describe_model(
     model_file: PathLike, config_file: Optional[PathLike] = None
 ) -> Description:
-    """Describe a checkpoint as `analysis.size.describe` does, by its configuration.
+    """Describe a checkpoint as `analysis.size.describe` does, without its buffers.
 
     Args:
         model_file: The checkpoint.
@@ -50,8 +50,8 @@ def parameters_of(
 ) -> Optional[Set[str]]:
     """Return the names of the parameters of a checkpoint's model.
 
-    None where there is no configuration, or its model is none that can be built
-    without weights of others.
+    Returns None if there is no configuration, or if building its model would download
+    weights.
     """
     path = Path(config_file or Path(model_file).with_name("config.yaml"))
     if not path.is_file():
@@ -68,7 +68,7 @@ def parameters_of(
             "parameters"
         )
         return None
-    # As older and newer ESPnet releases call them.
+    # Under the names of older and newer ESPnet releases.
     older = {name.replace(new, old) for name in names for old, new in RENAMED_LAYERS}
     newer = {name.replace(old, new) for name in names for old, new in RENAMED_LAYERS}
     return names | older | newer
@@ -82,7 +82,7 @@ def _skeleton(config):
     if "encoder" not in config:
         task = ("asr_transducer", "ASRTransducerTask")
     task = getattr(importlib.import_module(f"espnet2.tasks.{task[0]}"), task[1])
-    # Normalization has no parameters; its statistics may lie elsewhere.
+    # Normalization has no parameters, and its statistics file may be elsewhere.
     options = {**config, "init": None, "normalize": None}
     with skeleton():
         return task.build_model(argparse.Namespace(**options))

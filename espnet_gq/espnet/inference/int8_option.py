@@ -1,23 +1,17 @@
 """ESPnet's `quantize_asr_model` on a packed model: its int8 mode.
 
-ESPnet hands the model to PyTorch's `quantize_dynamic`, which would find no layer of
-its own kinds in it.
+ESPnet calls PyTorch's `quantize_dynamic`, which does not know packed layers.
 """
 
-import functools
 import logging
-
-import torch
+from typing import Callable
 
 from espnet_gq.runtime import set_mode
 
 
-def _serve(namespace) -> None:
-    original = namespace.quantize_dynamic
-    if getattr(original, "gq", False):
-        return
+def quantize_dynamic(original: Callable) -> Callable:
+    """Wrap `quantize_dynamic`: a packed model computes in int8, in place."""
 
-    @functools.wraps(original)
     def quantize_dynamic(model, *args, **kwargs):
         count = set_mode(model, "int8")
         if not count:
@@ -25,11 +19,4 @@ def _serve(namespace) -> None:
         logging.info(f"{count} packed weights compute in int8")
         return model
 
-    setattr(quantize_dynamic, "gq", True)
-    namespace.quantize_dynamic = quantize_dynamic
-
-
-def serve_quantize_option() -> None:
-    """Let `quantize_dynamic` know packed models; others are as before."""
-    for namespace in (torch.ao.quantization, torch.quantization):
-        _serve(namespace)
+    return quantize_dynamic

@@ -1,16 +1,13 @@
 """Building a trained model from its files, packed or not."""
 
 import contextlib
-import functools
 import logging
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
 import torch
 
 from espnet_gq._compat import tensors_only
-from espnet_gq.espnet.inference.int8_option import serve_quantize_option
 from espnet_gq.espnet.training.checkpointing import CHECKPOINT
 from espnet_gq.nn.finite import NotFiniteError
 from espnet_gq.nn.prepare import harden_, quantized_weights
@@ -23,20 +20,20 @@ from espnet_gq.packing import (
     unpack_state_dict,
 )
 from espnet_gq.packing.loading import first_mismatch
-from espnet_gq.quantizer.base import StateError
+from espnet_gq.quantizer.state import StateError
 from espnet_gq.runtime import available, skeleton
 
 MADE_BY = {
     "packed": "stage 14 (--skip_packing false), or by python3 -m espnet_gq.bin.pack",
     "float": "python3 -m espnet_gq.bin.pack --format float",
 }
-"""How the forms of a trained checkpoint are made, by what its name ends in."""
-MODELS_SHOWN = 8
-"""At most so many files are named in a sentence."""
+"""Form of a checkpoint, as in the suffix of its name -> the command that makes it."""
+MOST_NAMED = 8
+"""Most files that an error message names."""
 
 
 class MissingFileError(CheckpointError, FileNotFoundError):
-    """A file of a model that does not exist: names it, and says how it is made."""
+    """A file of a model does not exist; the message says how to make it."""
 
 
 def check_files(
@@ -45,11 +42,11 @@ def check_files(
     """Refuse files of a model that do not exist.
 
     Args:
-        config_file: config.yaml of the training, None not to look.
-        model_file: Checkpoint, packed or not, None not to look.
+        config_file: config.yaml of the training, or None to skip the check.
+        model_file: Checkpoint, packed or not, or None to skip the check.
 
     Raises:
-        MissingFileError: If one does not exist; says how it is made.
+        MissingFileError: If one does not exist; the message says how to make it.
     """
     if model_file is not None and not Path(model_file).is_file():
         raise MissingFileError(_missing_model(Path(model_file)))
@@ -71,21 +68,21 @@ def _missing_model(path: Path) -> str:
     others = sorted(
         file.name
         for file in path.parent.glob("*.pth")
-        if file.is_file() and file.name != CHECKPOINT  # is to resume from
+        if file.is_file() and file.name != CHECKPOINT
     )
     if not others:
         return f"{missing}, and no other checkpoint there: train first (stage 11)"
-    shown = ", ".join(others[:MODELS_SHOWN])
-    more = len(others) - MODELS_SHOWN
-    return f"{missing}; allowed: " + shown + (f" and {more} more" if more > 0 else "")
+    named = ", ".join(others[:MOST_NAMED])
+    more = len(others) - MOST_NAMED
+    return f"{missing}; allowed: " + named + (f" and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager
 def fitting(path: Union[str, Path]) -> Iterator[None]:
-    """Say in one sentence that the checkpoint loaded within does not fit the model.
+    """Within the block, errors say in one sentence that a checkpoint does not fit.
 
     Raises:
-        CheckpointError: In place of what torch, a quantizer or the packed format raise.
+        CheckpointError: In place of errors of PyTorch, quantizers or the packed format.
     """
     try:
         yield
@@ -105,9 +102,9 @@ def fitting(path: Union[str, Path]) -> Iterator[None]:
 
 
 def _check_names(model: torch.nn.Module, loaded: Any) -> None:
-    """Refuse names that ESPnet, which does not look at them, would let pass.
+    """Refuse missing and unexpected names, which ESPnet ignores.
 
-    Only where the model or the checkpoint is quantized: a float one is ESPnet's.
+    Only if the model or the checkpoint is quantized; float ones are left to ESPnet.
 
     Raises:
         CheckpointError: If the checkpoint lacks tensors, or has others.
@@ -128,17 +125,14 @@ def _check_names(model: torch.nn.Module, loaded: Any) -> None:
             )
 
 
-def extend_build_model_from_file(task) -> None:
-    """Let a task's `build_model_from_file` take packed checkpoints as well.
+def build_model_from_file(original: Callable) -> Callable:
+    """Wrap a task's `build_model_from_file`: it accepts packed checkpoints as well.
 
-    On a CPU a packed file's model computes with packed weights (`espnet_gq.runtime`).
-    Any other comes back hardened: float layers with every quantized weight on its
-    centroid, so that decoding costs no quantization and all forms of a checkpoint give
-    the same result.
+    On a CPU, the model of a packed file computes with packed weights
+    (`espnet_gq.runtime`). Any other model is hardened: its float layers have every
+    quantized weight on its centroid. Decoding then costs no quantization, and all forms
+    of a checkpoint give the same result.
     """
-    original = task.build_model_from_file.__func__
-    if getattr(original, "gq", False):
-        return
 
     def build_model_from_file(
         cls,
@@ -161,7 +155,6 @@ def extend_build_model_from_file(task) -> None:
                 _check_names(model, loaded)
             else:
                 if torch.device(device).type == "cpu" and available():
-                    serve_quantize_option()
                     with skeleton():
                         model, args = original(cls, config_file, None, device)
                     return load_packed(model, model_file), args
@@ -172,8 +165,7 @@ def extend_build_model_from_file(task) -> None:
             harden_(model)
         return model, args
 
-    setattr(build_model_from_file, "gq", True)
-    task.build_model_from_file = classmethod(build_model_from_file)
+    return build_model_from_file
 
 
 def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None:
@@ -188,17 +180,9 @@ def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None
         )
 
 
-def check_init_param(module: ModuleType) -> None:
-    """Let `--init_param` say in one sentence what is wrong with its checkpoint.
+def load_pretrained_model(original: Callable) -> Callable:
+    """Wrap `load_pretrained_model` (--init_param): errors are one sentence."""
 
-    Args:
-        module: One of those that hold ESPnet's `load_pretrained_model`.
-    """
-    original = module.load_pretrained_model
-    if getattr(original, "gq", False):
-        return
-
-    @functools.wraps(original)
     def load_pretrained_model(init_param: str, *args, **kwargs):
         path = init_param.split(":")[0]
         if is_packed(load_object(path, mmap=True)):
@@ -210,5 +194,4 @@ def check_init_param(module: ModuleType) -> None:
         with fitting(path), tensors_only():
             return original(init_param, *args, **kwargs)
 
-    setattr(load_pretrained_model, "gq", True)
-    setattr(module, "load_pretrained_model", load_pretrained_model)
+    return load_pretrained_model

@@ -1,9 +1,9 @@
-"""Decoding chunk by chunk of the transducers of ESPnet's ASR task.
+"""Streaming decoding for the transducers of ESPnet's ASR task.
 
-ESPnet streams contextual-block encoders with attention and CTC only, and the one beam
-search it calls streaming for transducers starts anew at every call. Here the features,
-the encoder and the search keep what they need from one chunk to the next, so that the
-last chunk's result is that of the whole utterance.
+ESPnet streams contextual-block encoders with attention and CTC only; its streaming beam
+search for transducers starts again at every call. Here the features, the encoder and
+the search keep their state between chunks, so that the result after the last chunk is
+that of the whole utterance.
 """
 
 from pathlib import Path
@@ -50,11 +50,11 @@ class Speech2TextStreaming:
         asr_train_config: config.yaml of the training.
         asr_model_file: Checkpoint, packed or not.
         transducer_conf: Options of ESPnet's BeamSearchTransducer.
-        beam_size: 1 is the greedy search.
+        beam_size: Beam size; 1 selects the greedy search.
         nbest: Hypotheses to return.
-        disable_repetition_detection: Of attention decoders, not read.
-        encoded_feat_length_limit: Of attention decoders, not read.
-        decoder_text_length_limit: Of attention decoders, not read.
+        disable_repetition_detection: For attention decoders; ignored.
+        encoded_feat_length_limit: For attention decoders; ignored.
+        decoder_text_length_limit: For attention decoders; ignored.
         **options: Further arguments of ESPnet's Speech2Text.
 
     Raises:
@@ -115,7 +115,7 @@ class Speech2TextStreaming:
         self.search = TransducerSearch(search)
 
     def reset(self) -> None:
-        """Forget the utterance; done after a chunk that is final."""
+        """Forget the utterance; called after the final chunk."""
         self.features.reset()
         self.encoder.reset()
         self.search.reset()
@@ -131,7 +131,7 @@ class Speech2TextStreaming:
             is_final: Whether the utterance ends here.
 
         Returns:
-            N-best list of (text, token, token_int, hypothesis) of all chunks so far.
+            N-best list of (text, token, token_int, hypothesis) for all chunks so far.
         """
         speech = torch.as_tensor(speech)[None]
         speech = speech.to(self.device, getattr(torch, self.dtype))
@@ -142,7 +142,7 @@ class Speech2TextStreaming:
         return [self._result(hyp) for hyp in hyps[: self.nbest]]
 
     def encode(self, speech: Tensor, is_final: bool) -> Optional[Tensor]:
-        """Return what speech (1, N) completes: (1, T, D_enc), None if nothing."""
+        """Return the encoder frames (1, T, D_enc) that speech (1, N) completes."""
         feats = self.features(speech, is_final)
         if feats is None:
             size = self.asr_model.frontend.output_size()
@@ -152,7 +152,7 @@ class Speech2TextStreaming:
     def _extract(self, speech: Tensor) -> Tensor:
         """Return the normalized features (1, T, D) of speech (1, N)."""
         missing = self.shortest - speech.size(1)
-        if missing > 0:  # an utterance of less than a frame
+        if missing > 0:  # an utterance shorter than a frame
             shape = (1, missing, *speech.shape[2:])
             speech = torch.cat([speech, speech.new_zeros(shape)], 1)
         lengths = torch.tensor([speech.size(1)], device=speech.device)
@@ -169,7 +169,7 @@ class Speech2TextStreaming:
 
 
 def _refusal(model, args) -> Optional[str]:
-    """Return why a model cannot be decoded here chunk by chunk, None if it can."""
+    """Return why a model cannot be streamed here, None if it can."""
     frontend, encoder = model.frontend, model.encoder
     enhanced = getattr(frontend, "frontend", None)
     if not model.use_transducer_decoder:
@@ -195,7 +195,7 @@ def _refusal(model, args) -> Optional[str]:
     if getattr(encoder, "bidirectional", False):
         return "encoder_conf: bidirectional is true; allowed: false"
     if getattr(encoder, "subsample", None) == 1:
-        # ESPnet's own states then repeat a frame at the edges of chunks.
+        # ESPnet's encoder then repeats a frame at chunk boundaries.
         return (
             f"encoder_conf: input_layer is {args.encoder_conf.get('input_layer')}; "
             "allowed: conv2d, conv2d6, conv2d8"
@@ -211,20 +211,20 @@ def build_speech2text(
     quantize_dtype: str = "qint8",
     **options,
 ) -> Union[Speech2TextStreaming, AttentionSpeech2TextStreaming]:
-    """Return ESPnet's streaming decoder where it has one for a model, else this one's.
+    """Return ESPnet's streaming decoder for a model if it has one, else the one here.
 
     Args:
         asr_train_config: config.yaml of the training.
-        transducer_conf: Options of ESPnet's BeamSearchTransducer; read for transducers.
-        quantize_asr_model: Compute in int8: a packed model's own on a CPU, else
+        transducer_conf: Options of ESPnet's BeamSearchTransducer, for transducers.
+        quantize_asr_model: Compute in int8: the packed model's int8 mode on a CPU, else
             PyTorch's dynamic quantization.
         quantize_modules: Classes of torch.nn for PyTorch's dynamic quantization.
-        quantize_dtype: "qint8" or "float16", likewise.
+        quantize_dtype: "qint8" or "float16", for the same.
         **options: Further arguments of ESPnet's Speech2TextStreaming.
 
     Raises:
         FileNotFoundError: If the configuration or the checkpoint does not exist.
-        ValueError: If neither serves the model.
+        ValueError: If neither supports the model.
     """
     config = read_config(asr_train_config, options.get("asr_model_file"))
     if is_transducer(config):
@@ -244,7 +244,7 @@ def build_speech2text(
 
 
 def is_transducer(config: Mapping[str, Any]) -> bool:
-    """Return whether a training configuration is that of the ASR task's transducer."""
+    """Return whether a training configuration of the ASR task is a transducer's."""
     decoder = decoder_choices.get_class(config.get("decoder"))
     return decoder is not None and issubclass(decoder, TransducerDecoder)
 
@@ -260,7 +260,7 @@ def read_config(
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If it is no such configuration.
+        ValueError: If it is not such a configuration.
     """
     check_files(path, model_file)
     config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -275,10 +275,10 @@ def read_config(
 
 
 def _check_attention(config: Mapping[str, Any]) -> None:
-    """Refuse models for which ESPnet's streaming decoder has a bare assertion.
+    """Refuse models for which ESPnet's streaming decoder fails with an assertion.
 
     Raises:
-        ValueError: If it does not serve the model.
+        ValueError: If it does not support the model.
     """
     encoder, decoder = config["encoder"], config.get("decoder")
     if not issubclass(encoder_choices.get_class(encoder), BLOCK_ENCODERS):
@@ -305,7 +305,7 @@ def _check_attention(config: Mapping[str, Any]) -> None:
 
 
 def _to_int8(speech2text, modules: Sequence[str], dtype: str) -> None:
-    """Let a model compute in int8, in place: the search refers to its parts."""
+    """Make a model compute in int8, in place, since the search refers to its parts."""
     model = speech2text.asr_model
     if set_mode(model, "int8"):
         return

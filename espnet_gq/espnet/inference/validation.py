@@ -1,4 +1,4 @@
-"""A trained model as float, and the loss of a validation set."""
+"""The float form of a trained model, and its loss on a validation set."""
 
 import argparse
 import hashlib
@@ -34,7 +34,7 @@ PARTS = {
         *("ctc_lin", "lm_lin", "am_proj", "lm_proj"),
     ),
 }
-"""What a `gq_conf` can quantize of each task's model."""
+"""Parts of each task's model that a `gq_conf` can quantize."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Validation:
     Attributes:
         model: ESPnet's model, float layers.
         names: Its parameters that a `gq_conf` can quantize.
-        batches: The utterances, from long to short.
-        utterances: The same, one in a batch.
-        checksum: SHA-256 of what the model is given: names, audio and tokens.
+        batches: The utterances, longest first.
+        utterances: The same in batches of one.
+        checksum: SHA-256 of the model's input: names, audio and tokens.
     """
 
     model: nn.Module
@@ -59,9 +59,9 @@ class Validation:
         """Return the mean loss of a batch's utterances, and their number.
 
         Raises:
-            ValueError: If ESPnet cannot compute it, as of too short an utterance.
+            ValueError: If ESPnet cannot compute it, as for an utterance too short.
         """
-        # ESPnet's models change the batch in place.
+        # ESPnet's models modify the batch in place.
         batch = {name: value.clone() for name, value in batch.items()}
         try:
             value, _, weight = self.model(**batch)
@@ -88,16 +88,16 @@ def load_validation(
     Args:
         asr_task: A key of TASKS.
         config_file: config.yaml of the training.
-        model_file: Float checkpoint, or one of a GQ training: of that the weights
+        model_file: Float checkpoint, or that of a GQ training, whose weights are taken
             before quantization.
         data: (path, name, type) as ESPnet's --valid_data_path_and_name_and_type.
-        shape_file: Names the utterances to take; None: all.
-        num_utterances: Take that many of them, spread evenly. None: all.
-        batch_size: Utterances in a batch.
+        shape_file: Lists the utterances to use; None: all.
+        num_utterances: Use only this many, evenly spaced; None: all.
+        batch_size: Utterances per batch.
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If a file does not hold what it should.
+        ValueError: If the contents of a file are invalid.
     """
     module, name = TASKS[asr_task]
     task = getattr(importlib.import_module(module), name)
@@ -150,7 +150,7 @@ def _float_model(task, config_file: PathLike, model_file: PathLike):
     args = argparse.Namespace(**plain_config(config))
     args.init = None
     try:
-        # No error rates: they take a search.
+        # Error rates would need a search.
         scores = {"report_cer": False, "report_wer": False}
         args.model_conf = {**args.model_conf, **scores}
         model = task.build_model(args)
@@ -175,7 +175,7 @@ def _utterances(
     shape_file: Optional[PathLike],
     number: Optional[int],
 ) -> List[Utterance]:
-    """Return the preprocessed utterances, from long to short as RNN encoders ask."""
+    """Return the preprocessed utterances, longest first as RNN encoders require."""
     for path, _, _ in data:
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: no such file")

@@ -1,15 +1,16 @@
-"""ESPnet's model zip: written from a folder, unpacked as the hostile input it may be.
+"""ESPnet's model zips: writing them, and unpacking them as untrusted input.
 
-A model folder holds meta.yaml, which names a model's files by the arguments of ESPnet's
-Speech2Text, and these files under the paths that the training configuration has for
-them, relative to the folder:
+A model folder has a meta.yaml, which maps arguments of ESPnet's Speech2Text to files,
+and these files at the paths that the training configuration has for them, relative to
+the folder:
 
     files: {asr_model_file: exp/asr_x/valid.acc.ave.packed.pth}
     yaml_files: {asr_train_config: exp/asr_x/config.yaml}
 
-ESPnet's own reader (`espnet2.main_funcs.pack_funcs.unpack`) has no limit of size and
-believes meta.yaml whatever file it names; that of 202511 also makes folders and writes
-configurations wherever the names in a zip point to. Here nothing leaves the folder.
+ESPnet's own reader (`espnet2.main_funcs.pack_funcs.unpack`) has no size limit and
+accepts any file that meta.yaml names; that of 202511 also creates folders and writes
+configurations outside the target folder if names in the zip say so. The reader here
+never leaves the folder.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import torch
 import yaml
 
 from espnet_gq._compat import espnet_version
-from espnet_gq.files import folder_aside, written_aside
+from espnet_gq.files import atomic_folder, atomic_write
 
 PathLike = Union[str, Path]
 
@@ -33,22 +34,22 @@ META = "meta.yaml"
 WHAT_STAGE_14_PACKS = "a model as ESPnet's stage 14 packs it"
 FILES = ("asr_model_file", "lm_file", "ngram_file")
 YAML_FILES = ("asr_train_config", "lm_train_config")
-"""What meta.yaml may name: files that ESPnet's Speech2Text takes."""
+"""Keys allowed in meta.yaml: file arguments of ESPnet's Speech2Text."""
 
 MAX_ENTRIES = 10_000
 MAX_BYTES = 32 * 2**30
-"""Most bytes that a zip may unpack to."""
+"""Largest unpacked size of a zip."""
 MAX_RATIO = 200
-"""Most bytes that a byte of a zip may unpack to; float weights that are almost all zero
+"""Largest ratio of unpacked to packed size; float weights that are almost all zero
 reach 130."""
 ALWAYS_ALLOWED = 16 * 2**20
-"""Bytes that a zip may unpack to whatever its ratio."""
+"""Unpacked size that is allowed at any ratio."""
 MAX_YAML_BYTES = 4 * 2**20
 CHUNK = 2**20
 
 
 class ArchiveError(ValueError):
-    """A model zip or folder that cannot be used: names it, the entry and the reason."""
+    """A model zip or folder cannot be used; the message names entry and reason."""
 
 
 # ---- Writing ------------------------------------------------------------------------
@@ -74,14 +75,14 @@ def write_meta(
 
 
 def write_archive(folder: Path, path: PathLike) -> None:
-    """Write all files of a folder to a zip: aside, then moved into place.
+    """Write all files of a folder to a zip, atomically.
 
-    They are deflated: float weights on 2^b centroids to about b + 2 bits each. What
-    is a zip already is stored.
+    Files are deflated, which takes float weights on 2^b centroids to about b + 2 bits
+    each; zips and images are stored.
     """
     names = sorted(p for p in folder.rglob("*") if p.is_file())
-    names.sort(key=lambda p: p != folder / META)  # what ESPnet looks for comes first
-    with written_aside(path) as temporary:
+    names.sort(key=lambda p: p != folder / META)  # ESPnet looks for it
+    with atomic_write(path) as temporary:
         with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
             for file in names:
                 dense = file.suffix in (".zip", ".png")
@@ -95,7 +96,7 @@ def write_archive(folder: Path, path: PathLike) -> None:
 # ---- Unpacking ----------------------------------------------------------------------
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what zipfile raises for damaged archives, which is anything, into one."""
+    """Turn errors of zipfile, which can be of any class, into ArchiveError."""
     try:
         yield
     except (ArchiveError, MemoryError):
@@ -132,12 +133,12 @@ def _refusal(info: zipfile.ZipInfo) -> str:
 
 
 def _same_place(name: str) -> str:
-    """Return a form that is equal for names that some file systems take for one."""
+    """Return a key that is equal for names that a file system may not distinguish."""
     return unicodedata.normalize("NFC", name.removesuffix("/")).casefold()
 
 
 def _check(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse an archive before anything of it is written."""
+    """Check an archive before anything is extracted."""
     infos = archive.infolist()
     if META not in archive.namelist():
         raise ArchiveError(f"{path} has no {META}; allowed: {WHAT_STAGE_14_PACKS}")
@@ -197,11 +198,11 @@ def _extract(path: Path, archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def unpack_archive(path: PathLike, folder: PathLike) -> None:
-    """Unpack a model zip to a new folder, whole or not at all.
+    """Unpack a model zip to a new folder, atomically.
 
     Args:
         path: The zip.
-        folder: Where to; it must not exist, its parent is made.
+        folder: Target; must not exist. Its parent is created.
 
     Raises:
         FileNotFoundError: If there is no such zip.
@@ -217,21 +218,21 @@ def unpack_archive(path: PathLike, folder: PathLike) -> None:
         raise FileNotFoundError(f"{path}: no such file")
     if folder.exists():
         raise FileExistsError(f"{folder} exists; allowed: a new folder")
-    with folder_aside(folder) as aside:
+    with atomic_folder(folder) as temporary:
         with contextlib.ExitStack() as stack:
             with reading(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 _check(path, archive)
-            _extract(path, archive, aside)
+            _extract(path, archive, temporary)
         try:
-            model_files(aside)
+            model_files(temporary)
         except ArchiveError as e:
-            raise ArchiveError(str(e).replace(str(aside), str(path))) from None
+            raise ArchiveError(str(e).replace(str(temporary), str(path))) from None
 
 
 # ---- Reading a model folder ---------------------------------------------------------
 class _Loader(yaml.SafeLoader):
-    """Plain values only: merging can make a short text grow without limit."""
+    """Refuses merge keys, with which a short text can grow without limit."""
 
     def flatten_mapping(self, node):
         for key, _ in node.value:
@@ -266,7 +267,7 @@ def read_yaml(path: PathLike) -> Dict[str, Any]:
 
 
 def inside(folder: Path, name: Any) -> bool:
-    """Return whether a name stays below a folder, by its letters, and is a file."""
+    """Return whether a name is that of a file and, as written, below a folder."""
     if not isinstance(name, str) or not name or "\0" in name or len(name) > 1000:
         return False
     path = PurePosixPath(name)
@@ -279,11 +280,11 @@ def inside(folder: Path, name: Any) -> bool:
 
 
 def model_files(folder: PathLike) -> Dict[str, Path]:
-    """Return argument of ESPnet's Speech2Text -> file, as a model folder names them.
+    """Return argument of ESPnet's Speech2Text -> file, from meta.yaml of a folder.
 
     Raises:
-        ArchiveError: If meta.yaml is missing, malformed, or names a file that is not
-            in the folder or an argument that is none.
+        ArchiveError: If meta.yaml is missing or malformed, or names an unknown argument
+            or a file that is not in the folder.
     """
     folder = Path(folder)
     if not (folder / META).is_file():

@@ -1,6 +1,6 @@
 """The model card: README.md of a model zip and of its repository on the hub.
 
-Laid out as ESPnet's own (`scripts/utils/TEMPLATE_HF_Readme.md`).
+The layout is ESPnet's (`scripts/utils/TEMPLATE_HF_Readme.md`).
 """
 
 import zipfile
@@ -89,12 +89,12 @@ def model_card(
     """Return the card of a model folder (see `archive.py`) as Markdown.
 
     Args:
-        folder: The folder, with RESULTS.md beside the checkpoint where it was scored.
-        name: What the model is loaded by: its zip's name, or user/model of the hub.
-        lang: Language; "noinfo" is none.
-        recipe: Such as "librispeech/asr1".
+        folder: The folder, with RESULTS.md beside the checkpoint if it was scored.
+        name: Name that the model is loaded by: its zip, or user/model on the hub.
+        lang: Language; "noinfo" means none.
+        recipe: For example "librispeech/asr1".
         creator: Who trained it.
-        on_hub: Whether `name` is one of the hub.
+        on_hub: Whether `name` is a name on the hub.
 
     Raises:
         ArchiveError: If a packed model has no float form beside it.
@@ -132,7 +132,7 @@ def _front_matter(lang: Optional[str], recipe: Optional[str]) -> str:
 
 
 def _float_bytes(folder: Path, name: str) -> int:
-    """Return the size of the checkpoint that is in the zip for plain ESPnet."""
+    """Return the size of the checkpoint in the zip for plain ESPnet."""
     path = folder / FLOAT
     if not path.is_file():
         raise ArchiveError(

@@ -1,23 +1,21 @@
-"""A trained model as ESPnet's zip: packed, in a float form beside it, with a card.
+"""A trained model as ESPnet's zip: the packed model, its float form and a model card.
 
-The zip is what ESPnet's stage 14 writes (`espnet2.bin.pack asr`) and two files more:
+The zip has the files of ESPnet's stage 14 (`espnet2.bin.pack asr`) and two more:
 
     meta.yaml, exp/.../config.yaml, exp/.../valid.acc.ave.packed.pth, ...
     README.md    the model card
-    float.zip    a zip of ESPnet's own kind that needs no plugin: the same weights as
-                 float32, with a configuration of float classes
+    float.zip    a zip for ESPnet without the plugin: the same weights as float32, with
+                 a configuration of float classes
 
-A zip within the zip, because ESPnet's downloader puts right the paths in the
-configuration of one model a zip, and because the hub then holds it compressed.
+The float form is a zip within the zip because ESPnet's downloader corrects paths in the
+configuration of only one model per zip, and because the hub then stores it compressed.
 """
 
-import functools
 import shutil
 import tempfile
 from argparse import Namespace
 from pathlib import Path, PurePath
-from types import ModuleType
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Union
 
 import yaml
 from huggingface_hub import HfApi
@@ -59,19 +57,19 @@ def zip_model(
     recipe: Optional[str] = None,
     language_models: Optional[Mapping[str, PathLike]] = None,
 ) -> None:
-    """Write a model's zip. Paths in it are as in the configuration of the training.
+    """Write a model's zip, with paths as in the configuration of the training.
 
-    What decoding needs of the files that the configuration names goes in by itself.
+    The files named in the configuration that decoding needs are included.
 
     Args:
         asr_train_config: config.yaml of the training.
-        asr_model_file: Its packed file, or the checkpoint of a float training.
+        asr_model_file: Packed file, or the checkpoint of a float training.
         outpath: The zip to write.
-        options: Further files and folders, such as RESULTS.md and images.
+        options: Further files and folders, for example RESULTS.md and images.
         lang: Language, for the card.
-        recipe: Such as "librispeech/asr1", for the card.
-        language_models: Further files of Speech2Text, such as lm_train_config and
-            lm_file.
+        recipe: For example "librispeech/asr1", for the card.
+        language_models: Further file arguments of Speech2Text, for example
+            lm_train_config and lm_file.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -137,9 +135,9 @@ def _files(options: Iterable[PathLike]) -> Iterable[Path]:
 
 
 def _name(path: Path) -> str:
-    """Return a file's path in the zip: relative to the recipe where it lies in it.
+    """Return a file's path in the zip: relative to the recipe if it is in there.
 
-    Links are not followed: a configuration has the names that the recipe gave.
+    Symlinks are not followed, since a configuration has the recipe's names.
     """
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
@@ -157,7 +155,7 @@ def _names(paths: Iterable[Path]) -> Dict[Path, str]:
 
 
 def _renamed(value: Any, names: Mapping[Path, str]) -> Any:
-    """Return a configuration that has the names of files as they are in the zip."""
+    """Return a configuration in which files have their names in the zip."""
     if isinstance(value, dict):
         return {k: _renamed(v, names) for k, v in value.items()}
     if isinstance(value, list):
@@ -211,7 +209,7 @@ def pack_beside(model_file: PathLike) -> Path:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no quantized checkpoint.
+        ValueError: If it is not a quantized checkpoint.
     """
     path = Path(model_file)
     state = load_state_dict(path)
@@ -231,20 +229,13 @@ def _is_quantized(model_file: PathLike) -> bool:
     return is_packed(state) or bool(quantized_names(state))
 
 
-def share_from_stage_14(module: ModuleType) -> None:
-    """Let ESPnet's `pack` write the zip of a quantized model as `zip_model` does.
+def pack(original: Callable) -> Callable:
+    """Wrap ESPnet's `pack`: a quantized model is packed and zipped with `zip_model`.
 
-    ESPnet's stage 14 runs it on the checkpoint as trained, which holds the float
-    weights. The packed file is written beside that, where stage 12 finds it.
-
-    Args:
-        module: One of those that hold ESPnet's `pack`.
+    ESPnet's stage 14 calls it with the training's checkpoint, which has float weights.
+    The packed file is written beside it, where stage 12 finds it.
     """
-    original = module.pack
-    if getattr(original, "gq", False):
-        return
 
-    @functools.wraps(original)
     def pack(
         files: Mapping[str, PathLike],
         yaml_files: Mapping[str, PathLike],
@@ -273,8 +264,7 @@ def share_from_stage_14(module: ModuleType) -> None:
             raise CheckpointError(str(e)) from None
         print(f"espnet_gq: wrote {packed}, and the model zip with it: {outpath}")
 
-    setattr(pack, "gq", True)
-    setattr(module, "pack", pack)
+    return pack
 
 
 # ---- The hub ------------------------------------------------------------------------
@@ -291,13 +281,13 @@ def upload_model(
     Args:
         path: The zip.
         hf_repo: The repository, user/model.
-        folder: Where its contents are put together, on this machine.
+        folder: Local folder in which the contents are assembled.
         lang: Language, for the card.
         recipe: Such as "librispeech/asr1", for the card.
         creator: Who trained the model, for the card.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
         ArchiveError: If the zip cannot be unpacked.

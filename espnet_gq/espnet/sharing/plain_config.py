@@ -1,4 +1,4 @@
-"""A training configuration without the plugin: what a snapped-float model needs."""
+"""A training configuration without the plugin, for a hardened float model."""
 
 from typing import Any, Dict, Mapping
 
@@ -10,7 +10,7 @@ def plain_config(config: Mapping[str, Any]) -> Dict[str, Any]:
     """Return an ESPnet training configuration with float classes.
 
     `encoder: gq_conformer` becomes `encoder: conformer`, and so on for decoder and
-    model; `gq_conf` goes. Nothing else changes.
+    model, and `gq_conf` is removed. Nothing else changes.
 
     Args:
         config: Contents of the config.yaml of a training.

@@ -1,8 +1,8 @@
 """`from_pretrained`: a model from a zip, a folder, the hub or a pair of files.
 
-ESPnet's own takes zips and names of the hub, follows their paths wherever they lead,
-and loads pickles in 202511. Here a shared model's files are those in its folder, and
-of checkpoints only tensors are read.
+ESPnet's own accepts zips and names on the hub, follows paths out of the model's folder,
+and in 202511 loads pickles. Here a shared model can only use files in its own folder,
+and only tensors are read from checkpoints.
 """
 
 import errno
@@ -10,9 +10,11 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import yaml
 from espnet2.bin.asr_inference import Speech2Text as ESPnetSpeech2Text
@@ -42,9 +44,9 @@ NOT_WRITTEN = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOSPC, errno.EDQUOT),
 }
-"""Errors of a folder that cannot be written; those of a network are others."""
+"""Errors of a folder that cannot be written, as opposed to those of a network."""
 DEFAULT_MODEL = "valid.acc.ave"
-"""The averaged checkpoint that ESPnet's recipes decode unless told otherwise."""
+"""The averaged checkpoint that ESPnet's recipes decode by default."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Model:
 
     Attributes:
         files: Argument of ESPnet's Speech2Text -> file.
-        roots: Folders that relative paths in its configurations may refer to.
+        roots: Folders that relative paths in its configurations can refer to.
     """
 
     files: Dict[str, Path]
@@ -61,25 +63,25 @@ class Model:
 
     @property
     def is_transducer_task(self) -> bool:
-        """Whether it is of ESPnet's second transducer task."""
+        """Whether the model is of ESPnet's second transducer task."""
         return "encoder" not in read_yaml(self.files["asr_train_config"])
 
 
 # ---- Finding a model ----------------------------------------------------------------
 def find_model(source: Source, cachedir: Optional[PathLike] = None) -> Model:
-    """Find a model's files; unpacks or downloads them where that is needed.
+    """Find a model's files, unpacking or downloading them as needed.
 
     Args:
         source: A model zip; a folder (an unpacked zip, or a training's output); a pair
             (config.yaml, checkpoint); or a name on the hub, user/model.
-        cachedir: Where zips are unpacked and downloads kept; None: ~/.cache/espnet_gq
-            and where ESPnet's ModelDownloader keeps them.
+        cachedir: Cache for unpacked zips and downloads; None: ~/.cache/espnet_gq and
+            the cache of ESPnet's ModelDownloader.
 
     Raises:
         FileNotFoundError: If a path does not exist.
         ArchiveError: If a zip or a model folder is malformed or hostile.
         ValueError: If it is none of these, or a folder has no model or several.
-        OSError: If the hub does not give the model, or the cache cannot be written.
+        OSError: If the hub does not deliver the model, or the cache is not writable.
     """
     if not isinstance(source, (str, Path)):
         if len(source) != 2:
@@ -109,13 +111,13 @@ def _shared(folder: Path) -> Model:
 
 def _pair(config: Path, checkpoint: Path) -> Model:
     check_files(config, checkpoint)
-    # A recipe writes paths relative to its folder, which the experiment lies in.
+    # A recipe's paths are relative to its folder, which contains the experiment.
     roots = (Path.cwd(), *config.absolute().parents)
     return Model({"asr_train_config": config, "asr_model_file": checkpoint}, roots)
 
 
 def _checkpoint(folder: Path) -> Path:
-    """Return the checkpoint that is meant by a training's folder."""
+    """Return the checkpoint to load from a training's folder."""
     for suffix in (".packed.pth", ".pth"):
         found = sorted(folder.glob(f"*.ave{suffix}"))
         usual = folder / f"{DEFAULT_MODEL}{suffix}"
@@ -136,7 +138,7 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _unpacked(path: Path, cachedir: Optional[PathLike]) -> Path:
-    """Return the folder that a zip is unpacked in, by its contents."""
+    """Unpack a zip to a folder named by its checksum, unless it is there; return it."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while chunk := f.read(CHUNK):
@@ -151,10 +153,10 @@ def _unpacked(path: Path, cachedir: Optional[PathLike]) -> Path:
 
 
 def _cache(cachedir: Optional[PathLike]) -> Path:
-    """Return the folder that zips are unpacked in.
+    """Return the folder in which zips are unpacked.
 
     Raises:
-        OSError: If there is no home folder to have it in.
+        OSError: If there is no home folder for it.
     """
     try:
         return Path(cachedir or "~/.cache/espnet_gq").expanduser()
@@ -166,13 +168,13 @@ def _cache(cachedir: Optional[PathLike]) -> Path:
 
 
 def _unwritable(folder: Any, error: OSError) -> OSError:
-    """Return the error to raise where a cache cannot be written."""
+    """Return the error to raise if a cache cannot be written."""
     reason = error.strerror or " ".join(str(error).split())
     return OSError(f"the cache {folder} cannot be written ({reason}); {CACHES}")
 
 
 def _not_written(error: Optional[BaseException]) -> Optional[OSError]:
-    """Return what kept a downloader from writing, None if it was something else."""
+    """Return the error in a chain that kept a downloader from writing, if any."""
     seen = []
     while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
@@ -183,7 +185,7 @@ def _not_written(error: Optional[BaseException]) -> Optional[OSError]:
 
 
 def _downloaded(name: str, cachedir: Optional[PathLike]) -> Path:
-    """Return the folder of a model that ESPnet's model zoo or the hub has."""
+    """Download a model of ESPnet's model zoo or the hub; return its folder."""
     from espnet_model_zoo.downloader import ModelDownloader
 
     if cachedir:
@@ -212,16 +214,16 @@ def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
     """Return a configuration in which names of files in the roots are absolute.
 
     Args:
-        value: The configuration or a part of it; parts may be there several times.
-        roots: Folders, the first that has a file counts.
-        done: id -> what became of the lists and mappings met so far.
+        value: The configuration or a part of it; YAML aliases share parts.
+        roots: Folders; the first that has the file is used.
+        done: id -> result for the lists and mappings converted so far.
     """
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, dict):
         done[id(value)] = found = {}
         for key, item in value.items():
-            # Words may be called as files are.
+            # Tokens may look like file names.
             words = key == "token_list" and isinstance(item, list)
             found[key] = item if words else _located(item, roots, done)
         return found
@@ -238,12 +240,12 @@ def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
 
 
 def build(constructor, model: Model, options: Dict[str, Any]):
-    """Call ESPnet's Speech2Text, or what takes the same arguments, on a model.
+    """Call ESPnet's Speech2Text, or a class with the same arguments, on a model.
 
     Raises:
         ValueError: If a file is not a checkpoint, or would run code.
     """
-    if "lm_file" in model.files:  # that of the model itself is checked in any case
+    if "lm_file" in model.files:  # the model's own file is always checked
         load_object(model.files["lm_file"], mmap=True)
     with tempfile.TemporaryDirectory() as temporary:
         files = {key: str(path) for key, path in model.files.items()}
@@ -251,8 +253,37 @@ def build(constructor, model: Model, options: Dict[str, Any]):
             config = _located(read_yaml(files[key]), model.roots, {})
             files[key] = f"{temporary}/{key}.yaml"
             Path(files[key]).write_text(yaml.safe_dump(config), encoding="utf-8")
-        with tensors_only():
+        with tensors_only(), _force_weights_only():
             return constructor(**{**files, **options})
+
+
+_SWITCHES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+_lock = threading.Lock()
+_before: List[Dict[str, str]] = []
+"""The switches as each open block of `_force_weights_only` found them."""
+
+
+@contextmanager
+def _force_weights_only() -> Iterator[None]:
+    """Within the block, `torch.load` reads only tensors in the whole process.
+
+    A shared configuration may select a frontend of another library, such as s3prl,
+    which loads files itself. Only PyTorch's environment variable covers it.
+    """
+    with _lock:
+        found = {name: os.environ.pop(name, None) for name in _SWITCHES}
+        _before.append({k: v for k, v in found.items() if v is not None})
+        os.environ[_SWITCHES[0]] = "1"
+    try:
+        yield
+    finally:
+        with _lock:
+            # Blocks of several threads may overlap: the last one restores the first's.
+            restored = _before[0]
+            _before.pop()
+            if not _before:
+                del os.environ[_SWITCHES[0]]
+                os.environ.update(restored)
 
 
 class Speech2Text(ESPnetSpeech2Text):
@@ -276,20 +307,20 @@ class Speech2Text(ESPnetSpeech2Text):
                 config.yaml of a training, followed by its checkpoint; or a name on the
                 hub, user/model.
             model_file: The checkpoint, where `model_tag` is config.yaml.
-            cachedir: Where zips are unpacked and downloads kept; None:
-                ~/.cache/espnet_gq and where ESPnet's ModelDownloader keeps them.
-            **options: Arguments of ESPnet's Speech2Text, such as `beam_size`, `device`
-                and `quantize_asr_model` (int8).
+            cachedir: Cache for unpacked zips and downloads; None: ~/.cache/espnet_gq
+                and the cache of ESPnet's ModelDownloader.
+            **options: Arguments of ESPnet's Speech2Text, for example `beam_size`,
+                `device` and `quantize_asr_model` (int8).
 
         Returns:
-            A Speech2Text. For a model of ESPnet's second transducer task that task's:
+            A Speech2Text; for a model of ESPnet's second transducer task, a
             `espnet2.bin.asr_transducer_inference.Speech2Text`.
 
         Raises:
             FileNotFoundError: If a path does not exist.
             ArchiveError: If a zip or a model folder is malformed or hostile.
             ValueError: If there is no model, several, or one that cannot be read.
-            OSError: If the hub does not give the model.
+            OSError: If the hub does not deliver the model.
 
         Example:
             >>> speech2text = Speech2Text.from_pretrained("model.zip", beam_size=5)
@@ -305,7 +336,7 @@ class Speech2Text(ESPnetSpeech2Text):
 
 
 class Speech2TextStreaming:
-    """Decoding chunk by chunk: ESPnet's class where it has one for a model, else ours.
+    """Streaming decoding: ESPnet's class if it supports the model, else this plugin's.
 
     Args:
         asr_train_config: config.yaml of the training.

@@ -1,173 +1,96 @@
-"""ESPnet's writers of checkpoints, figures, configurations and results, writing aside.
+"""Atomic forms of ESPnet's writers: checkpoints, links, plots, configuration, results.
 
 ESPnet writes in place: a killed process, or a full disk, leaves half a file.
 """
 
-import contextlib
-import functools
 import os
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Iterator, Type
+from pathlib import Path, PosixPath
+from typing import Any, Callable
 
 import torch
 
-from espnet_gq.files import AsideText, link_aside, written_aside
+from espnet_gq.files import AtomicText, atomic_files, atomic_write, replace_symlink
 
 
-@contextlib.contextmanager
-def saved_aside() -> Iterator[None]:
-    """Let every `torch.save` to a path within the block write aside."""
-    original = torch.save
-
-    @functools.wraps(original)
-    def save(obj, f, *args, **kwargs):
-        if not isinstance(f, (str, os.PathLike)):
-            return original(obj, f, *args, **kwargs)
-        # A file, not a name: torch.save would write the temporary name into it.
-        with written_aside(Path(f)) as temporary, open(temporary, "wb") as file:
-            original(obj, file, *args, **kwargs)
-
-    torch.save = save
-    try:
-        yield
-    finally:
-        torch.save = original
+def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    """Save as `torch.save` does, and atomically where `f` is a path."""
+    if not isinstance(f, (str, os.PathLike)):
+        torch.save(obj, f, *args, **kwargs)
+        return
+    # A file, not a name: torch.save would write the temporary name into it.
+    with atomic_write(Path(f)) as temporary, open(temporary, "wb") as file:
+        torch.save(obj, file, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def linked_aside() -> Iterator[None]:
-    """Let a symbolic link that is set anew within the block be there all the time.
+class _AnyPath(type):
+    """Counts every path as an instance: ESPnet checks the types of its arguments."""
 
-    ESPnet removes it first: a link that is removed stays until it is set.
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Path)
+
+
+class AtomicPath(PosixPath, metaclass=_AnyPath):
+    """A path whose text files and symbolic links are replaced in one step.
+
+    ESPnet replaces a link by `unlink` and `symlink_to`. Here `unlink` leaves a link
+    where it is, and `symlink_to` replaces it.
     """
-    unlink, symlink_to = Path.unlink, Path.symlink_to
 
-    def unlink_file(self, missing_ok=False):
+    def open(self, mode="r", *args, **kwargs):
+        """Open the file; with mode "w" it is written atomically, as UTF-8."""
+        if mode == "w":
+            return AtomicText(self)
+        return super().open(mode, *args, **kwargs)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file, unless it is a symbolic link."""
         if not self.is_symlink():
-            unlink(self, missing_ok)
+            super().unlink(missing_ok)
 
-    def link(self, target, target_is_directory=False):
-        link_aside(self, target)
-
-    setattr(Path, "unlink", unlink_file)
-    setattr(Path, "symlink_to", link)
-    try:
-        yield
-    finally:
-        setattr(Path, "unlink", unlink)
-        setattr(Path, "symlink_to", symlink_to)
+    def symlink_to(self, target, target_is_directory: bool = False) -> None:
+        """Make the symbolic link, or replace the one that is there."""
+        replace_symlink(self, os.fspath(target))
 
 
-@contextlib.contextmanager
-def plotted_aside() -> Iterator[None]:
-    """Let every figure that matplotlib saves to a path within the block write aside."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        yield
-        return
-    original = Figure.savefig
+def matplotlib_plot(original: Callable) -> Callable:
+    """Wrap `Reporter.matplotlib_plot`: the plots of an epoch appear whole."""
 
-    @functools.wraps(original)
-    def savefig(self, fname, **kwargs):
-        if not isinstance(fname, (str, os.PathLike)):
-            return original(self, fname, **kwargs)
-        kwargs.setdefault("format", Path(fname).suffix.lstrip(".") or "png")
-        with written_aside(Path(fname), sync=False) as temporary:
-            original(self, temporary, **kwargs)
+    def matplotlib_plot(self, output_dir):
+        with atomic_files(output_dir) as temporary:
+            original(self, temporary)
 
-    setattr(Figure, "savefig", savefig)
-    try:
-        yield
-    finally:
-        setattr(Figure, "savefig", original)
+    return matplotlib_plot
 
 
-@contextlib.contextmanager
-def _next_text_aside(path: Path) -> Iterator[None]:
-    """Let the next `path.open("w")` within the block write aside."""
-    original = Path.open
+def setitem(original: Callable) -> Callable:
+    """Wrap `DatadirWriter.__setitem__`: a text appears when its writer is closed."""
 
-    def open_text(self, mode="r", *args, **kwargs):
-        if mode != "w" or self != path:
-            return original(self, mode, *args, **kwargs)
-        setattr(Path, "open", original)
-        return AsideText(self)
-
-    setattr(Path, "open", open_text)
-    try:
-        yield
-    finally:
-        setattr(Path, "open", original)
-
-
-def write_config_aside(task: Type[Any]) -> None:
-    """Let a task write config.yaml aside.
-
-    It does so at every start: a training that cannot continue would otherwise take
-    the models that it had finished with it.
-    """
-    worker = task.main_worker.__func__
-    if getattr(worker, "gq_aside", False):
-        return
-
-    @functools.wraps(worker)
-    def main_worker(cls, args):
-        with contextlib.ExitStack() as stack:
-            if args.output_dir is not None:
-                config = Path(args.output_dir) / "config.yaml"
-                stack.enter_context(_next_text_aside(config))
-            return worker(cls, args)
-
-    setattr(main_worker, "gq_aside", True)
-    task.main_worker = classmethod(main_worker)
-
-
-def average_aside(callback: type) -> None:
-    """Let a Lightning callback that averages checkpoints write the average aside."""
-    for name in ("on_fit_end", "on_validation_end"):  # ESPnet2, ESPnet3
-        average = vars(callback).get(name)
-        if average is not None and not hasattr(average, "gq_aside"):
-            average = saved_aside()(average)
-            average.gq_aside = True
-            setattr(callback, name, average)
-
-
-def write_results_aside(module: ModuleType) -> None:
-    """Let the texts of `DatadirWriter` appear when it is left, whole or not at all.
-
-    Args:
-        module: espnet2.fileio.datadir_writer.
-    """
-    writer = module.DatadirWriter
-    write, leave = writer.__setitem__, writer.__exit__
-    if getattr(write, "gq", False):
-        return
-
-    @functools.wraps(write)
     def __setitem__(self, key, value):
         if self.fd is None and not self.has_children:
-            self.fd = AsideText(self.path)
-        write(self, key, value)
+            self.fd = AtomicText(self.path)
+        original(self, key, value)
 
-    @functools.wraps(leave)
+    return __setitem__
+
+
+def exit(original: Callable) -> Callable:
+    """Wrap `DatadirWriter.__exit__`: after an error no text appears."""
+
     def __exit__(self, kind, error, trace):
         # SystemExit: the program ends as it meant to, and what it wrote is whole.
         if kind is not None and not issubclass(kind, SystemExit):
             _discard(self)
         try:
-            return leave(self, kind, error, trace)
+            return original(self, kind, error, trace)
         except BaseException:  # the disk is full: of the texts that are left, too
             _discard(self)
             raise
 
-    setattr(__setitem__, "gq", True)
-    writer.__setitem__, writer.__exit__ = __setitem__, __exit__
+    return __exit__
 
 
 def _discard(writer) -> None:
     for child in writer.chilidren.values():
         _discard(child)
-    if isinstance(writer.fd, AsideText):
+    if isinstance(writer.fd, AtomicText):
         writer.fd.discard()

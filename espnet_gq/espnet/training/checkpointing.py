@@ -1,59 +1,37 @@
-"""Resuming what was interrupted: at any moment, exactly.
+"""Exact resumption of a training that was interrupted at any moment.
 
-At the end of an epoch ESPnet saves checkpoint.pth, then the epoch's model, sets its
-links, averages, and removes old models. With every file written aside (`aside`), what
-an interruption leaves is the old checkpoint.pth, whose epoch is trained again, or the
-new one and some of the rest undone. That is done before the training goes on, but for
-the removing: the next epoch does it.
+At the end of an epoch ESPnet saves checkpoint.pth and then the epoch's model, sets
+links, averages models and removes old ones. As every file is written atomically, an
+interruption leaves either the old checkpoint.pth, whose epoch is trained again, or the
+new one with some of the later steps missing. `finish_epoch` makes up for these before
+the training continues, except for the removal, which the next epoch does.
 """
 
-import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_gq._compat import checkpoint_types, tensors_only
-from espnet_gq.espnet.training.atomic_files import (
-    linked_aside,
-    plotted_aside,
-    saved_aside,
-)
-from espnet_gq.files import link_aside
+from espnet_gq.espnet.training.atomic_files import AtomicPath
+from espnet_gq.files import replace_symlink
 from espnet_gq.packing import CheckpointError, load_object, save
 
 CHECKPOINT = "checkpoint.pth"
 
 
-@contextlib.contextmanager
-def safe_files(plots: bool = True) -> Iterator[None]:
-    """Within the block files are written aside, and read without running code.
-
-    Args:
-        plots: Whether there may be plots (which takes matplotlib).
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.serialization.safe_globals(checkpoint_types()))
-        stack.enter_context(tensors_only())
-        stack.enter_context(saved_aside())
-        stack.enter_context(linked_aside())
-        if plots:
-            stack.enter_context(plotted_aside())
-        yield
-
-
 def finish_epoch(options: Any, write: bool) -> Any:
-    """Do what an interrupted training left undone after its last checkpoint.
+    """Complete the steps that an interruption left out after the last checkpoint.
 
     Args:
         options: ESPnet's TrainerOptions.
-        write: Whether this process writes files (of several only the first).
+        write: Whether this process writes files; of several, only the first does.
 
     Returns:
-        The options to continue with: no epoch more where the training had stopped
+        The options to continue with: without further epochs if the training had stopped
         early.
 
     Raises:
@@ -87,7 +65,7 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
         links.append((f"{phase}.{key}.best.pth", best))
     for name, target in links:
         if (folder / f"{target}epoch.pth").exists():
-            link_aside(folder / name, f"{target}epoch.pth")
+            replace_symlink(folder / name, f"{target}epoch.pth")
     keep = options.keep_nbest_models
     keep = [keep] if isinstance(keep, int) else list(keep) or [1]
     interval = options.nbest_averaging_interval
@@ -97,13 +75,14 @@ def _finish_files(folder: Path, epoch: int, reporter: Reporter, options: Any) ->
             folder / f"{phase}.{key}.ave.{suffix}.pth" for phase, key, _ in criteria
         ]
         if not all(path.exists() for path in done):
-            average_nbest_models(
-                reporter=reporter,
-                output_dir=folder,
-                best_model_criterion=options.best_model_criterion,
-                nbest=keep,
-                suffix=suffix,
-            )
+            with tensors_only():
+                average_nbest_models(
+                    reporter=reporter,
+                    output_dir=AtomicPath(folder),
+                    best_model_criterion=options.best_model_criterion,
+                    nbest=keep,
+                    suffix=suffix,
+                )
 
 
 def _is_whole(path: Path) -> bool:
@@ -115,13 +94,14 @@ def _is_whole(path: Path) -> bool:
 
 
 def _read(path: Path) -> Any:
-    """Return what checkpoint.pth holds, its tensors left in the file.
+    """Return the contents of checkpoint.pth; tensors are mapped, not read.
 
     Raises:
-        CheckpointError: If it is damaged; says what to do.
+        CheckpointError: If it is damaged; the message says what to do.
     """
     try:
-        states = load_object(path, mmap=True)
+        with torch.serialization.safe_globals(checkpoint_types()):
+            states = load_object(path, mmap=True)
         if not {"model", "reporter"} <= states.keys():
             raise CheckpointError("it is not that of a training")
         return states
@@ -135,7 +115,7 @@ def _read(path: Path) -> Any:
 
 
 def _models(folder: Path) -> Sequence[Tuple[int, Path]]:
-    """Return (epoch, file) of the models of a training, the last first."""
+    """Return (epoch, file) of the models of a training, newest first."""
     found: List[Tuple[int, Path]] = []
     for path in folder.glob("*epoch.pth"):
         number = path.name.removesuffix("epoch.pth")

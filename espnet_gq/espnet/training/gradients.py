@@ -1,12 +1,14 @@
-"""Gradients that are not finite, by name.
+"""Names the parameters whose gradients are not finite.
 
-ESPnet says that their norm is not, and by then clipping has spread it to all of them.
+ESPnet reports only that the norm is not finite, and only after clipping has spread this
+to every gradient.
 """
 
 import contextlib
 import functools
 import logging
-from typing import Any, Callable, Iterator, List
+from contextvars import ContextVar
+from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -14,51 +16,70 @@ from torch.utils.hooks import RemovableHandle
 from espnet_gq.nn.finite import check_finite, named, not_finite
 
 
+class _Watch:
+    """Reports on the gradients of one model, once."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = getattr(model, "module", model)
+        self.reported = False
+        self._stops: List[Callable[[], None]] = []
+
+    def report(self) -> None:
+        """Log the names of gradients that are not finite, the first time."""
+        if not self.reported:
+            self.reported = True
+            if _report(self.model):
+                self._stops.append(_watch_outputs(self.model))
+
+    def stop(self) -> None:
+        """Stop watching the outputs of layers."""
+        while self._stops:
+            self._stops.pop()()
+
+
+_watch: ContextVar[Optional[_Watch]] = ContextVar("watch", default=None)
+
+
 @contextlib.contextmanager
 def named_when_not_finite(model: torch.nn.Module) -> Iterator[None]:
-    """Within the block `clip_grad_norm_` names what is not finite, the first time.
+    """Within the block, `clip_grad_norm_` logs once which gradients are not finite.
 
-    Layers are named from the last to the first: a gradient that is too large for its
-    type spreads to those before it. It may have begun in the forward pass; so a layer
-    whose output, in the next step, is not finite although its input is, is named too.
+    Layers are named from last to first, since an overflowing gradient spreads to the
+    layers before. The overflow may have begun in the forward pass: the next step also
+    logs the first layer with a finite input and an output that is not.
 
     Args:
         model: The model that is trained.
 
     Raises:
-        NotFiniteError: In the block, if weights are NaN or infinite themselves: every
-            further step would be skipped.
+        NotFiniteError: In the block, if weights themselves are NaN or infinite, which
+            would make ESPnet skip every further step.
     """
-    original = torch.nn.utils.clip_grad_norm_
-    inner = getattr(model, "module", model)
-    told = False
-    watching: List[Callable[[], None]] = []
-
-    @functools.wraps(original)
-    def clip(parameters, *args, **kwargs):
-        nonlocal told
-        parameters = list(parameters)
-        while watching:
-            watching.pop()()
-        with contextlib.suppress(RuntimeError):  # before anything is scaled
-            return original(parameters, *args, **{**kwargs, "error_if_nonfinite": True})
-        if not told:
-            told = True
-            if _report(inner):
-                watching.append(_watch_outputs(inner))
-        return original(parameters, *args, **kwargs)
-
-    torch.nn.utils.clip_grad_norm_ = clip
+    watch = _Watch(model)
+    token = _watch.set(watch)
     try:
         yield
     finally:
-        torch.nn.utils.clip_grad_norm_ = original
-        while watching:
-            watching.pop()()
+        _watch.reset(token)
+        watch.stop()
+
+
+def clip_grad_norm_(parameters: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`torch.nn.utils.clip_grad_norm_` for ESPnet's trainer (see `torch_proxy`)."""
+    watch = _watch.get()
+    original = torch.nn.utils.clip_grad_norm_
+    if watch is None:
+        return original(parameters, *args, **kwargs)
+    parameters = list(parameters)
+    watch.stop()
+    with contextlib.suppress(RuntimeError):  # raised before anything is scaled
+        return original(parameters, *args, **{**kwargs, "error_if_nonfinite": True})
+    watch.report()
+    return original(parameters, *args, **kwargs)
 
 
 def _report(model: torch.nn.Module) -> bool:
-    """Say what is not finite; returns whether any gradient is not."""
+    """Log what is not finite; return whether a gradient is not."""
     parameters = list(model.named_parameters())
     check_finite(parameters)
     grads = [(name, p.grad) for name, p in parameters if p.grad is not None]
@@ -76,15 +97,15 @@ def _report(model: torch.nn.Module) -> bool:
 
 
 def _watch_outputs(model: torch.nn.Module) -> Callable[[], None]:
-    """Name the first layer that makes what is not finite; returns what ends it."""
+    """Log the first layer whose output is not finite; return a function that stops."""
     handles: List[RemovableHandle] = []
 
     def stop() -> None:
         while handles:
             handles.pop().remove()
 
-    def look(name: str, layer: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if handles and _spoilt(output) and not _spoilt(inputs):
+    def check(name: str, layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if handles and _not_finite(output) and not _not_finite(inputs):
             logging.warning(
                 f"The output of {name} ({type(layer).__name__}) is NaN or infinite, "
                 "its input is not"
@@ -93,15 +114,15 @@ def _watch_outputs(model: torch.nn.Module) -> Callable[[], None]:
 
     for name, layer in model.named_modules():
         if name:
-            hook = functools.partial(look, name)
+            hook = functools.partial(check, name)
             handles.append(layer.register_forward_hook(hook))
     return stop
 
 
-def _spoilt(value: Any) -> bool:
-    """Return whether a tensor, or one in a container, is not finite."""
+def _not_finite(value: Any) -> bool:
+    """Return whether a tensor, or a tensor in a container, is not finite."""
     if torch.is_tensor(value):
         return value.is_floating_point() and not bool(torch.isfinite(value).all())
     if isinstance(value, dict):
         value = list(value.values())
-    return isinstance(value, (list, tuple)) and any(map(_spoilt, value))
+    return isinstance(value, (list, tuple)) and any(map(_not_finite, value))

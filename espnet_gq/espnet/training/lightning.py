@@ -4,7 +4,8 @@ ESPnet trains through Lightning with `use_lightning` and in ESPnet3. Their modul
 the callback along where the plugin is registered; any other script lists it itself.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Type, Union
+import argparse
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import torch
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
@@ -14,21 +15,14 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.hooks import RemovableHandle
 
-from espnet_gq.espnet.training.length import (
+from espnet_gq.nn import GQConfigError, training
+from espnet_gq.nn.finite import check_finite
+from espnet_gq.nn.length import (
     compare_lengths,
     follow_configuration,
     say_if_unfinished,
     set_total_steps,
 )
-from espnet_gq.espnet.training.trainer import figures, start_annealing
-from espnet_gq.nn import GQConfigError
-from espnet_gq.nn.finite import check_finite
-from espnet_gq.nn.prepare import advance, quantized_weights
-from espnet_gq.quantizer import Quantizer
-
-
-def _quantizers(module: torch.nn.Module) -> List[Quantizer]:
-    return [quantizer for _, _, quantizer in quantized_weights(module)]
 
 
 class GQCallback(Callback):
@@ -60,37 +54,32 @@ class GQCallback(Callback):
         """Refuse what the quantizers cannot follow.
 
         Raises:
-            GQConfigError: If the strategy cuts the weights in pieces, or gradients are
-                scaled or summed with a method that adds a penalty.
+            GQConfigError: If the strategy cuts the weights in pieces, or a method
+                refuses how gradients are scaled or accumulated.
         """
-        quantizers = _quantizers(pl_module)
-        if stage != "fit" or not quantizers:
+        if stage != "fit" or not training.quantizers(pl_module):
             return
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise GQConfigError(
                 f"the Lightning strategy is {type(trainer.strategy).__name__} and the "
                 "model has quantized layers; allowed: one device, or ddp"
             )
-        if any(quantizer.adds_gradient for quantizer in quantizers):
-            for name, refused, allowed in (
-                ("precision", trainer.precision == "16-mixed", "any but 16-mixed"),
-                ("accumulate_grad_batches", trainer.accumulate_grad_batches > 1, "1"),
-            ):
-                if refused:
-                    raise GQConfigError(
-                        f"the trainer's {name} is {getattr(trainer, name)} with a "
-                        f"gq_conf.method that adds a penalty; allowed: {allowed}"
-                    )
+        precision, batches = trainer.precision, trainer.accumulate_grad_batches
+        training.check_gradients(
+            *(pl_module, precision == "16-mixed", batches),
+            options=f"the trainer's precision is {precision} and its "
+            f"accumulate_grad_batches {batches}",
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the annealing, unless a checkpoint was loaded."""
-        if trainer.ckpt_path is not None or not _quantizers(pl_module):
+        if trainer.ckpt_path is not None or not training.quantizers(pl_module):
             return
         model = getattr(pl_module, "model", pl_module)
         for path in self.init_param:
             rank_zero_info(f"Loading pretrained params from {path}")
             load_pretrained_model(path, model, self.ignore_init_mismatch)
-        start_annealing(pl_module)
+        training.start(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps of the optimizer from here on.
@@ -100,7 +89,7 @@ class GQCallback(Callback):
                 is unknown.
         """
         self._stop_counting()
-        quantizers = _quantizers(pl_module)
+        quantizers = training.quantizers(pl_module)
         if not quantizers:
             return
         total = trainer.estimated_stepping_batches
@@ -109,17 +98,15 @@ class GQCallback(Callback):
         follow_configuration(quantizers)
         set_total_steps(quantizers, steps)
         compare_lengths(quantizers, steps)
-        self._handle = trainer.optimizers[0].register_step_post_hook(
-            lambda *_: advance(pl_module)
-        )
+        self._handle = training.count_steps(pl_module, trainer.optimizers[0])
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log the temperature that the batch is trained with."""
-        alphas = [quantizer.alpha for quantizer in _quantizers(pl_module)]
-        if alphas:
-            pl_module.log("train/gq_temperature", sum(alphas) / len(alphas))
+        quantizers = training.quantizers(pl_module)
+        if quantizers:
+            pl_module.log("train/gq_temperature", training.temperature(quantizers))
 
     def on_validation_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule
@@ -129,18 +116,18 @@ class GQCallback(Callback):
         Raises:
             NotFiniteError: If weights have become NaN or infinite; names them.
         """
-        if trainer.sanity_checking or not _quantizers(pl_module):
+        if trainer.sanity_checking or not training.quantizers(pl_module):
             return
         check_finite(pl_module.named_parameters())  # before they become a checkpoint
         pl_module.log_dict(
-            {f"valid/{name}": value for name, value in figures(pl_module).items()},
+            {f"valid/{key}": v for key, v in training.figures(pl_module).items()},
             sync_dist=True,
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop counting; say where the annealing has not come to its end."""
         self._stop_counting()
-        say_if_unfinished(_quantizers(pl_module))
+        say_if_unfinished(training.quantizers(pl_module))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -154,27 +141,26 @@ class GQCallback(Callback):
             self._handle = None
 
 
-def bring_callback(module_class: Type[Any]) -> None:
-    """Let a Lightning module of ESPnet bring the callback along where it is needed.
+def configure_callbacks(original: Callable) -> Callable:
+    """Wrap a Lightning module's `configure_callbacks`: it brings the callback along.
 
     The checkpoints to begin with come from the module's configuration (`init_param`),
     which ESPnet itself does not read where Lightning trains.
     """
-    original = module_class.configure_callbacks
-    if getattr(original, "gq", False):
-        return
+    # Lightning stores ESPnet's options in its checkpoints. torch.load, which runs no
+    # code of a checkpoint, would refuse to read them: no resuming and no averaging.
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
     def configure_callbacks(self) -> List[Callback]:
         callbacks = original(self)
         if not isinstance(callbacks, Sequence):
             callbacks = [callbacks]
         given = any(isinstance(c, GQCallback) for c in self.trainer.callbacks)
-        if given or not _quantizers(self):
+        if given or not training.quantizers(self):
             return list(callbacks)
         return [*callbacks, GQCallback(**_initial_parameters(self))]
 
-    setattr(configure_callbacks, "gq", True)
-    module_class.configure_callbacks = configure_callbacks
+    return configure_callbacks
 
 
 def _initial_parameters(module: LightningModule) -> Dict[str, Any]:

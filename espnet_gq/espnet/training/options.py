@@ -1,12 +1,13 @@
-"""Options of ESPnet's training that quantized layers cannot follow."""
+"""ESPnet's training options that quantized layers do not support."""
 
 import argparse
-from typing import Any, Type
+from typing import Callable
 
 from espnet2.train.trainer import Trainer
 
 from espnet_gq.espnet.classes.placement import check_placement, explain_unknown_options
 from espnet_gq.espnet.sharing.plain_config import PARTS, PREFIX
+from espnet_gq.espnet.training.trainer import GQTrainer
 from espnet_gq.nn import GQConfigError
 
 UNSUPPORTED = {
@@ -14,11 +15,11 @@ UNSUPPORTED = {
     "sharded_ddp": "FairScale's optimizer does not count its steps",
     "use_adapter": "an adapter takes the place of a quantized layer",
 }
-"""Options that are on or off, and why they have to be off."""
+"""Boolean option -> why it must be false."""
 
 
 def quantizes(args: argparse.Namespace) -> bool:
-    """Return whether a training's options ask for quantized layers."""
+    """Return whether a training's options select quantized layers."""
     for part in PARTS:
         if (getattr(args, part, None) or "").lower().startswith(PREFIX):
             return True
@@ -31,7 +32,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Refuse a training that would not train the quantizers.
 
     Raises:
-        GQConfigError: If quantized layers and an option of UNSUPPORTED are asked for.
+        GQConfigError: If quantized layers meet an option of UNSUPPORTED.
     """
     if not quantizes(args):
         return
@@ -42,55 +43,36 @@ def check_options(args: argparse.Namespace) -> None:
             )
 
 
-def check_at_start(task: Type[Any]) -> None:
-    """Let a task check the options before it builds or starts anything.
+def get_parser(original: Callable) -> Callable:
+    """Wrap a task's `get_parser`: its errors say where a `gq_conf` belongs."""
 
-    A float model keeps DeepSpeed, which ESPnet grants its own trainer only.
-    """
-    required = task.check_required_command_args.__func__
-    worker = task.main_worker.__func__
-    if getattr(worker, "gq", False):
-        return
-    ours = task.trainer
-
-    def check_required_command_args(cls, args: argparse.Namespace):
-        required(cls, args)
-        check_options(args)
-
-    def main_worker(cls, args: argparse.Namespace):
-        cls.trainer = Trainer if args.use_deepspeed else ours
-        worker(cls, args)
-
-    setattr(main_worker, "gq", True)
-    task.check_required_command_args = classmethod(check_required_command_args)
-    task.main_worker = classmethod(main_worker)
-
-
-def check_when_building(task: Type[Any]) -> None:
-    """Let a task say what is wrong with the place of a `gq_conf`.
-
-    Before a training does anything, and wherever else a model is built.
-    """
-    get_parser = task.get_parser.__func__
-    required = task.check_required_command_args.__func__
-    build = task.build_model.__func__
-    if getattr(get_parser, "gq", False):
-        return
-
-    def get_parser_that_explains(cls):
-        parser = get_parser(cls)
+    def get_parser(cls):
+        parser = original(cls)
         explain_unknown_options(parser)
         return parser
 
+    return get_parser
+
+
+def check_required_command_args(original: Callable) -> Callable:
+    """Wrap a task's `check_required_command_args`: check the options of GQ as well."""
+
     def check_required_command_args(cls, args: argparse.Namespace):
         check_placement(cls, args)
-        required(cls, args)
+        original(cls, args)
+        check_options(args)
 
-    def build_model(cls, args: argparse.Namespace):
-        check_placement(cls, args)
-        return build(cls, args)
+    return check_required_command_args
 
-    setattr(get_parser_that_explains, "gq", True)
-    task.get_parser = classmethod(get_parser_that_explains)
-    task.check_required_command_args = classmethod(check_required_command_args)
-    task.build_model = classmethod(build_model)
+
+def main_worker(original: Callable) -> Callable:
+    """Wrap a task's `main_worker`: select ESPnet's own trainer for DeepSpeed.
+
+    ESPnet refuses DeepSpeed with any other; the model is float (see UNSUPPORTED).
+    """
+
+    def main_worker(cls, args: argparse.Namespace):
+        cls.trainer = Trainer if args.use_deepspeed else GQTrainer
+        original(cls, args)
+
+    return main_worker

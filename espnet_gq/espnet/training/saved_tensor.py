@@ -1,9 +1,9 @@
-"""Whether a tensor saved for a backward pass may be overwritten in it.
+"""Decides whether a tensor saved for backward may be overwritten there.
 
-A gradient can take the place of what it is the gradient of where nothing can read that
-any more: no Python variable, no view, no other node of the graph, no later backward
-pass. PyTorch counts its references; `unobserved` compares the counts with those of a
-tensor that is known to have no other reference.
+A gradient can reuse the memory of its tensor if nothing can read the tensor any more:
+no Python variable, no view, no other node of the graph, no later backward pass. PyTorch
+counts references; `unobserved` compares the counts with those of a tensor that is known
+to have no other reference.
 """
 
 import functools
@@ -17,10 +17,10 @@ Counts = Tuple[int, ...]
 
 
 def unobserved(tensor: Tensor) -> bool:
-    """Return whether nothing but the calling backward pass can read this tensor.
+    """Return whether only the calling backward pass can read this tensor.
 
-    Call it in a `backward`, with a local variable taken from `ctx.saved_tensors`, while
-    no other variable holds the tensor. False where it is uncertain.
+    Call it in a `backward` with a local variable taken from `ctx.saved_tensors`, while
+    no other variable refers to the tensor. Returns False if in doubt.
     """
     alone = _alone()
     return (
@@ -32,13 +32,12 @@ def unobserved(tensor: Tensor) -> bool:
 
 
 def calibrate() -> None:
-    """Learn how this PyTorch counts; else the first `unobserved` does so, within a
-    backward pass."""
+    """Measure the reference counts of this PyTorch now, outside a backward pass."""
     _alone()
 
 
 def _counts(tensor: Tensor) -> Counts:
-    """Return references to the tensor, to its memory and to what it is a view of."""
+    """Return reference counts of the tensor, its storage and the base of a view."""
     storage = tensor.untyped_storage()
     counts = [
         sys.getrefcount(tensor),
@@ -72,7 +71,7 @@ class _Probe(torch.autograd.Function):
 
 
 def _as_called(tensor: Tensor) -> Counts:
-    """Return the counts with as many callers' references as `unobserved` adds."""
+    """Return the counts from as deep a call as in `unobserved`, which adds to them."""
     return _counts(tensor)
 
 
@@ -86,7 +85,7 @@ def _viewed() -> Tensor:
 
 
 def _probe(make: Callable[[], Tensor], hold: Callable[[Tensor], object]) -> Counts:
-    """Return the counts in a backward pass while what `hold` returns is held."""
+    """Return the counts in a backward pass while the result of `hold` is alive."""
     found: List[Counts] = []
 
     def begin():
@@ -101,16 +100,16 @@ def _probe(make: Callable[[], Tensor], hold: Callable[[Tensor], object]) -> Coun
 
 @functools.lru_cache(maxsize=None)
 def _alone() -> Optional[Tuple[Counts, Counts]]:
-    """Return the counts of a tensor, and of a view, with no other reference.
+    """Return the counts of a tensor and of a view that have no other reference.
 
-    None where this PyTorch does not tell every other reference from none.
+    Returns None if the counts of this PyTorch do not reveal every kind of reference.
     """
     others: List[Callable[[Tensor], object]] = [
         lambda t: t,
         lambda t: t.detach(),
         lambda t: t[0],
         lambda t: t.untyped_storage(),
-        lambda t: t.sigmoid() * t,  # a node that has saved it
+        lambda t: t.sigmoid() * t,  # saved by a node
         lambda t: t.detach().numpy(),
     ]
     try:

@@ -1,11 +1,11 @@
 """The forward-backward algorithm over the lattices of a transducer (arXiv 1211.3711).
 
-The nodes of a lattice are (t, u): t frames read, u labels emitted. Those with equal
-t + u, a diagonal, do not depend on each other. All is float64 and stored by diagonals,
-(T + U, B, U + 1), node (t, u) of utterance b at [t + u, b, u].
+The nodes of a lattice are (t, u): t frames read, u labels emitted. Nodes of a diagonal,
+those with equal t + u, do not depend on each other. Values are float64 and stored by
+diagonal in (T + U, B, U + 1), with node (t, u) of utterance b at [t + u, b, u].
 
-On a CUDA device a Triton kernel walks through all diagonals of an utterance; elsewhere,
-and where it cannot be used, PyTorch computes one diagonal after the other.
+On a CUDA device one launch of a Triton kernel computes all diagonals; elsewhere, and if
+the kernel is unavailable, PyTorch computes them one by one.
 """
 
 import functools
@@ -23,11 +23,11 @@ except ImportError:  # CPU builds of PyTorch have none
     triton = None
 
 WIDEST = 1024
-"""Most nodes of a diagonal that the kernel takes."""
+"""Most nodes per diagonal that the kernel supports."""
 
 
 def nodes(diagonals: Tensor, b: int, frames: int, width: int) -> Tensor:
-    """Return a view (T, width) by (t, u) of what is stored by (t + u, b, u)."""
+    """Return a view (T, width), indexed by (t, u), of diagonals (T + U, B, U + 1)."""
     _, batch, row = diagonals.shape
     return diagonals.as_strided(
         (frames, width), (batch * row, batch * row + 1), b * row
@@ -61,11 +61,11 @@ def log_betas(blanks: Tensor, emits: Tensor, counts: List[int]) -> Tensor:
 def arcs(
     blanks: Tensor, emits: Tensor, alphas: Tensor, scores: Tensor, counts: List[int]
 ) -> Tuple[Tensor, Tensor]:
-    """Return the probability, given the labels, of each blank and each label's arc.
+    """Return the posterior probability of each blank arc and each label arc.
 
     Args:
         blanks, emits: See `log_alphas`.
-        alphas: What it returned.
+        alphas: Result of `log_alphas`.
         scores: Log probability of the labels of each utterance (B,).
         counts: Labels of each utterance.
     """
@@ -121,7 +121,7 @@ if triton is not None:
         REVERSE: tl.constexpr,
         SIZE: tl.constexpr,
     ):
-        """One program an utterance; out's first (last) diagonal is given."""
+        """One program per utterance; the first (last) diagonal of out is given."""
         u = tl.arange(0, SIZE)
         at = tl.program_id(0) * width + u
         inside = u < width

@@ -1,4 +1,4 @@
-"""RNN-T loss where warprnnt_pytorch, which needs a compiler to install, is missing.
+"""RNN-T loss in place of warprnnt_pytorch, which takes a compiler to install.
 
 The interface and the values are those of the warprnnt_pytorch that ESPnet's installer
 builds (b-flo/warp-transducer). RNN-T: Graves, arXiv 1211.3711. FastEmit: Yu et al.,
@@ -10,9 +10,12 @@ import importlib.util
 import logging
 import math
 import sys
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Iterator, List, Tuple
 
 import torch
+import wrapt
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -20,7 +23,7 @@ from espnet_gq.espnet.training.saved_tensor import calibrate, unobserved
 from espnet_gq.espnet.training.transducer_lattice import arcs, log_alphas, nodes
 
 CHUNK = 2**22
-"""Logits that are normalised at a time: 16 MiB in float32, which fit a GPU's cache."""
+"""Logits that are normalised at a time: 16 MiB of float32, which fit a GPU's cache."""
 MODULE = "warprnnt_pytorch"
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -75,29 +78,29 @@ def rnnt_loss(
 ) -> Tensor:
     """Return -log p(labels | acts), summed over all alignments.
 
-    Half precision is computed in float32, the sum over alignments in float64. FastEmit
-    leaves the value as it is and multiplies the gradient that flows through the label
-    emissions by 1 + fastemit_lambda.
+    Logits in half precision are computed in float32, the sum over alignments in
+    float64. FastEmit does not change the value; it multiplies the gradient through the
+    label emissions by 1 + fastemit_lambda.
 
-    Memory beyond the logits, which the caller holds, at most
+    The memory beyond the caller's logits is at most
 
         G + 12 max(C, (U + 1) V) + 96 B (T + U + 1) (U + 1) bytes,
 
-    C being CHUNK and G the gradient: nothing where it can take the logits' place, that
-    is in a backward pass that keeps no graph, when nothing else can read them any more
-    (`saved_tensor.unobserved`); otherwise as much as the logits, which a joint network
-    of 16 x 400 x 81 x 5,000 makes 10 GB in float32. Logits in half precision take half
-    of it, and AMP makes them so.
+    where C is CHUNK and G the size of the gradient. G is 0 if the gradient can replace
+    the logits: in a backward pass that does not retain the graph, if nothing else can
+    read them (`saved_tensor.unobserved`). Otherwise it is the size of the logits: 10 GB
+    in float32 for a joint network of 16 x 400 x 81 x 5,000, half of it under AMP.
 
-    torchaudio's `rnnt_loss` is not used: it sums over alignments in float32 (at T 400
-    and U 80 its gradient errs by some 4e-4 of the largest, at T 1500 and U 150 by 4e-3
-    and more), holds logits and gradient together, knows no FastEmit and no 2^31 logits,
-    and on CUDA computes nothing for utterances of one frame or without labels.
+    torchaudio's `rnnt_loss` is not used. It sums over alignments in float32 (its
+    gradient is off by some 4e-4 of the largest at T = 400, U = 80, and by 4e-3 and more
+    at T = 1500, U = 150), keeps logits and gradient at the same time, has no FastEmit,
+    is limited to 2^31 logits, and on CUDA computes nothing for utterances of one frame
+    or without labels.
 
     Args:
-        acts: Logits, not normalised (B, T, U + 1, V). They may be longer than the
-            longest utterance.
-        labels: Integers (B, U); what lies beyond an utterance's length is not read.
+        acts: Unnormalised logits (B, T, U + 1, V), which may be longer than the longest
+            utterance.
+        labels: Integers (B, U); those beyond an utterance's length are ignored.
         act_lens: Frames of each utterance (B,), at least 1.
         label_lens: Labels of each utterance (B,), 0 allowed.
         blank: Index of the blank symbol.
@@ -105,7 +108,7 @@ def rnnt_loss(
         fastemit_lambda: Weight of FastEmit, zero or more.
 
     Returns:
-        Loss (B,) with reduction "none", otherwise (1,) as warp-transducer returns it.
+        Loss (B,) with reduction "none", otherwise (1,) as in warp-transducer.
 
     Raises:
         ValueError: If an input has the wrong type, shape or range.
@@ -184,8 +187,8 @@ def _check_inputs(
 class _Losses(torch.autograd.Function):
     """Loss of each utterance by the forward-backward algorithm.
 
-    Only logits and their gradient have the vocabulary's dimension; the lattices are
-    those of `transducer_lattice`.
+    Only the logits and their gradient have a vocabulary dimension; the lattices are as
+    in `transducer_lattice`.
     """
 
     @staticmethod
@@ -205,7 +208,7 @@ class _Losses(torch.autograd.Function):
                 index = _index(labels, b, len(logits), u)
                 emit = logits[:, :u].gather(-1, index).squeeze(-1)
                 nodes(emits, b, t, u)[part] = emit - norm[:, :u]
-            # An utterance that has ended waits for the last diagonal.
+            # An utterance that has ended stays at its last node.
             blanks[t + u :, b, u] = 0
         alphas = log_alphas(blanks, emits)
         scores = alphas[-1, range(batch), counts]
@@ -248,7 +251,7 @@ def _precision(acts: Tensor) -> torch.dtype:
 
 
 def _parts(acts: Tensor, frames: int, count: int) -> Iterator[slice]:
-    """Yield the frames of an utterance, as many at a time as CHUNK logits have."""
+    """Yield slices of an utterance's frames that have about CHUNK logits each."""
     step = max(CHUNK // ((count + 1) * acts.shape[-1]), 1)
     for start in range(0, frames, step):
         yield slice(start, min(start + step, frames))
@@ -259,25 +262,8 @@ def _index(labels: Tensor, b: int, frames: int, count: int) -> Tensor:
     return labels[b, :count].expand(frames, count)[..., None]
 
 
-class _InstalledLoader(importlib.abc.Loader):
-    """Loads the installed package as its own loader does, then says so."""
-
-    def __init__(self, loader):
-        self.loader = loader
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module):
-        self.loader.exec_module(module)
-        logging.info(f"Transducer loss: {MODULE}")
-
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
-
-
 class _OwnLoader(importlib.abc.Loader):
-    """Fills a module with the loss of this file."""
+    """Makes a module with the loss of this one."""
 
     def create_module(self, spec):
         return None
@@ -285,11 +271,10 @@ class _OwnLoader(importlib.abc.Loader):
     def exec_module(self, module):
         module.__all__ = ["RNNTLoss", "rnnt_loss"]
         module.RNNTLoss, module.rnnt_loss = RNNTLoss, rnnt_loss
-        logging.info(f"Transducer loss: {__name__} ({MODULE} is not installed)")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Puts the loaders above in the place of what the other finders say."""
+    """Finds the loss of this module if the package is not installed."""
 
     def __init__(self):
         self.searching = False
@@ -302,16 +287,24 @@ class _Finder(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self.searching = False
-        if spec is None or spec.loader is None:  # None: a folder without code
+        if spec is None or spec.origin is None:  # None: a folder without code
             return importlib.util.spec_from_loader(fullname, _OwnLoader())
-        spec.loader = _InstalledLoader(spec.loader)
         return spec
+
+
+def _log_choice(module: ModuleType) -> None:
+    ours = module.RNNTLoss is RNNTLoss
+    which = f"{__name__} ({MODULE} is not installed)" if ours else MODULE
+    logging.info(f"Transducer loss: {which}")
 
 
 def provide_when_missing() -> None:
     """Make `import warprnnt_pytorch` work where the package is not installed.
 
-    A package that is installed is left alone. The first import logs which is used.
+    An installed package is used. The first import logs which loss it is.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+        # After wrapt's finder, for its hook; before PathFinder, which would find a
+        # folder of that name without code.
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), _Finder())
+        wrapt.register_post_import_hook(_log_choice, MODULE)

@@ -1,4 +1,4 @@
-"""Other quantizers behind the same interface, to measure GQ against.
+"""Baselines: other quantizers behind the same interface, to compare GQ with.
 
 Each file names the paper whose formula it follows. `METHODS` in `quantizer/methods.py`
 lists them.

@@ -1,15 +1,17 @@
 """DKM: differentiable k-means (Cho et al., arXiv 2108.12659).
 
-With the distances d_ij = |w_i - c_j|, the attention a_ij = softmax_j(-d_ij / tau) and
-the centroids c_j = sum_i a_ij w_i / sum_i a_ij, attention and centroids are computed in
-turn until the centroids stay, beginning with those of the last step; the weights in use
-are sum_j a_ij c_j. Here the last of these turns carries the gradient; those before it
-only find where the centroids stay. Memory grows with 2^bits.
+With the distances d_ij = |w_i - c_j|, k-means alternates between
+
+    attention a_ij = softmax_j(-d_ij / tau),    c_j = sum_i a_ij w_i / sum_i a_ij
+
+until the centroids converge, starting from those of the last step; training computes
+with sum_j a_ij c_j. Here only the last iteration carries a gradient. Memory grows with
+2^bits.
 
 tau is `temperature` times the gap of equidistant centroids from -s to s. With several
-scales w_i / s_i takes the place of w_i. Rows of next to nothing (the padding row of an
-embedding is zero) have no say in the centroids: the gradient through them, which
-1 / s_i multiplies, would overflow.
+scales w_i / s_i takes the place of w_i. Rows close to zero (such as the padding row of
+an embedding) do not count in the centroids: the factor 1 / s_i would make their
+gradient overflow.
 """
 
 import logging
@@ -17,20 +19,21 @@ from typing import Optional, Tuple
 
 import torch
 
-from espnet_gq.quantizer.baselines.lloyd_max import FittedCodebook
+from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.baselines.lloyd import LloydMaxCodebook
 
 LEAST_SCALE = 1e-3
-"""Rows with less than this share of the largest scale have no say in the centroids."""
+"""Rows with less than this share of the largest scale do not count in the centroids."""
 
 
-class DKMQuantizer(FittedCodebook):
+class DKMQuantizer(Quantizer, LloydMaxCodebook):
     """Centroids of differentiable k-means, soft in training, nearest in evaluation.
 
     Args:
         bits, channels, ...: See `Quantizer`.
         temperature: tau over the gap of equidistant centroids, constant.
-        iterations: Most turns a step.
-        tolerance: Largest move of a centroid, over the scale, at which they stay.
+        iterations: Largest number of iterations per step.
+        tolerance: Convergence: largest move of a centroid, over the scale.
     """
 
     def __init__(
@@ -65,19 +68,19 @@ class DKMQuantizer(FittedCodebook):
         mass = (scale >= LEAST_SCALE * scale.max()).to(x.dtype)
         with torch.no_grad():
             for _ in range(self.iterations - 1):
-                before, c = c, turn(x, c, self.tau, mass)[1]
+                before, c = c, iteration(x, c, self.tau, mass)[1]
                 if (c - before).abs().max() <= self.tolerance:
                     break
-        attention, c = turn(x, c, self.tau, mass)
+        attention, c = iteration(x, c, self.tau, mass)
         if torch.is_grad_enabled():  # not where statistics look at it
             self.codebook.copy_(c.detach().sort().values)
         return (scale * (attention @ c)).to(w.dtype).view(w.shape)
 
 
-def turn(
+def iteration(
     x: torch.Tensor, c: torch.Tensor, tau: float, mass: Optional[torch.Tensor] = None
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return the attention of weights to centroids, and the centroids it makes.
+    """Return the attention of weights to centroids, and the new centroids.
 
     Args:
         x: Weights over their scales, any shape.

@@ -1,6 +1,6 @@
-"""Free centroids: GQ without the mu-law constraint, the control of it.
+"""Free centroids: GQ without the mu-law constraint, as a control.
 
-Every centroid is trained by itself, from the Lloyd-Max centroids on; the assignment and
+Each centroid is a parameter, starting from the Lloyd-Max centroids; the assignment and
 its annealing are GQ's (`quantizer/assignment.py`).
 """
 
@@ -9,19 +9,19 @@ from torch import nn
 
 from espnet_gq.native.library import SOFT
 from espnet_gq.quantizer import assignment
-from espnet_gq.quantizer.baselines.lloyd_max import FittedCodebook
+from espnet_gq.quantizer.baselines.lloyd import LloydMaxCodebook
 from espnet_gq.quantizer.baselines.lsq import scaled_gradient
 from espnet_gq.quantizer.general import AnnealedQuantizer
 
 
-class FreeQuantizer(AnnealedQuantizer, FittedCodebook):
+class FreeQuantizer(AnnealedQuantizer, LloydMaxCodebook):
     """Trained centroids (`codebook`, normalised), fixed scales.
 
     Args: see `AnnealedQuantizer`.
     """
 
-    def __init__(self, *args, own_gradient: bool = False, **kwargs):
-        super().__init__(*args, own_gradient=own_gradient, **kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         codebook = nn.Parameter(self.codebook)
         del self.codebook  # the buffer
         self.codebook = codebook

@@ -12,16 +12,17 @@ Here s is trained through ln s, which keeps it positive.
 
 import torch
 
+from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.baselines.stored import StoredCodebook
 from espnet_gq.quantizer.fit import MIN_SCALE, rows_and_peaks
 
 
 def scaled_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """Return x; its gradient is multiplied by a factor."""
+    """Return x, with its gradient multiplied by a factor."""
     return x * factor + (x * (1.0 - factor)).detach()
 
 
-class LSQuantizer(StoredCodebook):
+class LSQuantizer(Quantizer, StoredCodebook):
     """Integers from -2^(bits-1) to 2^(bits-1) - 1 times a trained step s.
 
     Args: see `Quantizer`.
@@ -60,6 +61,6 @@ class LSQuantizer(StoredCodebook):
         log_scale = scaled_gradient(self.log_scale, (sharing * qp) ** -0.5)
         step = log_scale.to(rows.dtype).exp().view(-1, 1)
         clipped = (rows / step).clamp(-qn, qp)
-        # Nearest level as in evaluation: half way between two, the upper one.
+        # The nearest level, the upper one at a tie, as in evaluation.
         rounded = clipped + ((clipped + 0.5).floor().clamp(-qn, qp) - clipped).detach()
         return (rounded * step).to(w.dtype).view(w.shape)

@@ -1,14 +1,17 @@
-"""A quantizer whose normalised centroids are kept as they are."""
+"""A codebook whose normalised centroids are kept as they are."""
 
 import torch
 
-from espnet_gq.quantizer.base import Quantizer
+from espnet_gq.quantizer.codebook import Codebook
+from espnet_gq.quantizer.fit import fit_scale
 
 
-class StoredCodebook(Quantizer):
-    """Keeps c in the state as `codebook` (levels,), fixed unless a method says else.
+class StoredCodebook(Codebook):
+    """Keeps c in the state dict as `codebook` (levels,), which a method may train.
 
-    Args: see `Quantizer`.
+    The centroids begin equidistant from -1 to 1, the scales at least squared error.
+
+    Args: see `Codebook`.
     """
 
     codebook: torch.Tensor
@@ -25,11 +28,15 @@ class StoredCodebook(Quantizer):
         """Return the number of centroids."""
         return 2**bits
 
+    def _fit(self, w: torch.Tensor) -> None:
+        scales = self.log_scale.numel()
+        self.log_scale.copy_(fit_scale(w, self.codebook, scales))
+
     def normalized_centroids(self) -> torch.Tensor:
         return self.codebook.detach()
 
     def divided(self, w: torch.Tensor):
-        """Return w with a row for each scale, and s (scales, 1); float32 or float64."""
+        """Return w, one row per scale, and s (scales, 1); float32 or float64."""
         rows = w.reshape(self.log_scale.numel(), -1)
         rows = rows if rows.dtype == torch.float64 else rows.float()
         return rows, self.scale(rows.dtype)

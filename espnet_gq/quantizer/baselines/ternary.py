@@ -14,12 +14,12 @@ The gradient of ln s is multiplied by 1 / sqrt(N) as LSQ does.
 import torch
 
 from espnet_gq.quantizer.assignment import hard_index
+from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.baselines.lsq import scaled_gradient
 from espnet_gq.quantizer.baselines.stored import StoredCodebook
-from espnet_gq.quantizer.fit import fit_scale
 
 
-class TernaryQuantizer(StoredCodebook):
+class TernaryQuantizer(Quantizer, StoredCodebook):
     """-s and s at 1 bit, -s, 0 and s at 2 bits.
 
     Args: see `Quantizer`.
@@ -44,10 +44,6 @@ class TernaryQuantizer(StoredCodebook):
     @staticmethod
     def default_granularity(bits: int) -> str:
         return "channel"
-
-    def _fit(self, w: torch.Tensor) -> None:
-        scales = self.log_scale.numel()
-        self.log_scale.copy_(fit_scale(w, self.codebook, scales))
 
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         rows, scale = self.divided(w.detach())

@@ -9,19 +9,15 @@ without a training this is uniform post-training quantization.
 
 import torch
 
+from espnet_gq.quantizer.base import Quantizer
 from espnet_gq.quantizer.baselines.stored import StoredCodebook
-from espnet_gq.quantizer.fit import fit_scale
 
 
-class UniformQuantizer(StoredCodebook):
+class UniformQuantizer(Quantizer, StoredCodebook):
     """2^bits equidistant centroids from -s to s; straight-through estimator.
 
     Args: see `Quantizer`.
     """
-
-    def _fit(self, w: torch.Tensor) -> None:
-        scales = self.log_scale.numel()
-        self.log_scale.copy_(fit_scale(w, self.codebook, scales))
 
     def training_weights(self, w: torch.Tensor) -> torch.Tensor:
         rows, scale = self.divided(w.detach())

@@ -1,4 +1,4 @@
-"""The check for GPUs runs on a CPU, survives its rows, and reports what they found."""
+"""The GPU check runs on a CPU, survives crashing rows and reports their results."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_without_espnet_its_rows_are_skipped(tmp_path):
             assert result["status"] == SKIPPED and "espnet2" in result["note"], result
 
 
-def test_a_row_that_ends_badly_is_a_failed_line():
+def test_a_crashed_row_is_a_failed_line():
     args = Namespace(device="cpu", small=True, verbose=False)
     crashed = check.run_row(check.Row("absent", 100, ""), args, 100)
     stopped = check.run_row(check.Row("kernels", 100, ""), args, 0.2)
@@ -59,7 +59,7 @@ def test_a_row_that_ends_badly_is_a_failed_line():
         assert last["status"] == "fail" and words in last["note"]
 
 
-def test_what_a_case_raises_is_a_line():
+def test_an_exception_in_a_case_is_a_line():
     def broken(error):
         def find():
             yield at_most("first", 1.0, 2.0)

@@ -25,7 +25,7 @@ def run(*options, check=True):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """Return what a quick run on noise printed and wrote; the parts in two runs."""
+    """Return the output and the figures of a quick run on noise, in two parts."""
     folder = tmp_path_factory.mktemp("packed_inference")
     options = ["--quick", "--modes", "int8", "--json", folder / "figures.json"]
     options += ["--data", folder / "missing", "--cache", folder / "cache"]
@@ -36,7 +36,7 @@ def quick(tmp_path_factory):
 
 
 def rows(found):
-    """Yield every variant's dict of the figures."""
+    """Yield the figures of every variant."""
     if isinstance(found, dict):
         yield from [found] if "method" in found else []
         found = list(found.values())
@@ -83,7 +83,7 @@ def test_the_plot_is_an_image(quick):
     assert (quick[2] / "figures.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_file_of_something_else_is_kept(tmp_path):
+def test_other_files_are_not_overwritten(tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"benchmark": "training_cost"}')
     done = run("--quick", "--json", other, check=False)

@@ -1,11 +1,11 @@
-"""The plot of the stored figures."""
+"""Plots of the stored figures."""
 
 import pytest
 
 from benchmarks.packed import plot
 
 
-def test_one_recogniser_as_svg_the_same_each_time(tmp_path):
+def test_the_svg_of_one_model_is_reproducible(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("a.svg", "b.svg"):
         plot.main(["--sizes", "rnnt100m", "--output", str(tmp_path / name)])
@@ -22,7 +22,7 @@ def test_one_recogniser_as_svg_the_same_each_time(tmp_path):
         (["--figures", "missing.json"], "missing.json: no figures of packed inference"),
     ],
 )
-def test_what_it_cannot_draw_is_one_sentence(options, sentence, tmp_path, capsys):
+def test_bad_input_is_refused_in_one_sentence(options, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit):
         plot.main([*options, "--output", str(tmp_path / "x.svg")])
     assert sentence in capsys.readouterr().err

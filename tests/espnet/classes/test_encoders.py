@@ -9,12 +9,8 @@ import torch
 import espnet_gq
 import espnet_gq.espnet  # noqa: F401
 from espnet_gq.espnet.classes.encoders import ENCODERS
-from espnet_gq.nn.prepare import (
-    fit_quantizers,
-    quantizable,
-    quantized_layers,
-    quantized_weights,
-)
+from espnet_gq.nn.prepare import quantizable, quantized_layers, quantized_weights
+from espnet_gq.nn.training import fit_quantizers
 
 SMALL = dict(output_size=16, attention_heads=2, linear_units=32, num_blocks=2)
 ENCODER_OPTIONS = {
@@ -159,21 +155,12 @@ def test_mistakes_name_the_class_and_the_key():
         build("gq_conformer", gq_conf={"rules": [{"pattern": "nope", "bits": 4}]})
 
 
-def test_registering_twice_changes_nothing():
-    from espnet_gq.espnet.registration import register_asr
-
-    before = dict(asr.encoder_choices.classes), asr.ASRTask.build_model_from_file
-    register_asr(asr)
-    assert dict(asr.encoder_choices.classes) == before[0]
-    assert asr.ASRTask.build_model_from_file == before[1]
-
-
 def test_a_name_that_espnet_has_already_is_an_error(monkeypatch):
-    from espnet_gq.espnet.registration import register_asr
+    from espnet_gq.espnet.registration import install_all
 
     monkeypatch.setitem(asr.encoder_choices.classes, "gq_conformer", object)
     with pytest.raises(RuntimeError, match="already has encoder 'gq_conformer'"):
-        register_asr(asr)
+        install_all(asr)
 
 
 def test_quantizers_follow_a_layer_that_a_release_renamed():

@@ -8,17 +8,15 @@ import pytest
 import torch
 import yaml
 from tiny_task import ABSENT, RNNT, SECOND_TASK, Task
-from torch import nn
 from untrained import build, save
 
-from espnet_gq import prepare
 from espnet_gq.analysis.report import Checkpoint, report
-from espnet_gq.analysis.size import Count, count, count_module, describe
+from espnet_gq.analysis.size import Count, count, describe
 from espnet_gq.bin import compare, pack
 from espnet_gq.bin import report as report_command
 from espnet_gq.espnet.inference.counting import describe_model, parameters_of
 from espnet_gq.espnet.sharing.model_zip import zip_model
-from espnet_gq.espnet.training.trainer import start_annealing
+from espnet_gq.nn import training
 from espnet_gq.packing import load_state_dict, unpack_state_dict
 
 FLOAT = {
@@ -83,7 +81,7 @@ def test_everything_that_is_printed_agrees(
     assert buffers > 2000  # the mel matrix is one
     expected = (f"{100 * quantized / total:.1f}", total)
     with caplog.at_level(logging.INFO):
-        start_annealing(model)
+        training.start(model)
     assert said(caplog.text) == expected
     assert f"{quantized:,} parameters" in caplog.text
     assert f"{buffers:,} values in buffers" in caplog.text
@@ -202,24 +200,6 @@ def test_statistics_that_lie_elsewhere(saved, tmp_path):
     torch.save(state, tmp_path / "model.pth")
     size = describe_model(tmp_path / "model.pth")
     assert (size.num_params, size.count.buffers) == (total, buffers + 40)
-
-
-# ---- Any module ---------------------------------------------------------------------
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3, bias=False)
-        self.norm = nn.BatchNorm1d(5)
-        self.register_buffer("matrix", torch.ones(7, 7))
-        self.register_buffer("hidden", torch.ones(9), persistent=False)
-
-
-def test_modules():
-    expected = Count(4 * 5 + 5 + 5 * 3 + 10, 35, (20 * 5 + 15 * 2) / 35, 49 + 11)
-    net = prepare(Net(), {"bits": 5, "rules": [{"pattern": "b", "bits": 2}]})
-    assert count_module(net) == expected
-    assert count_module(Net()) == Count(50, 0, 32.0, 60)
-    assert str(expected) == "70.0% of 50 parameters"
 
 
 def test_nothing_at_all():

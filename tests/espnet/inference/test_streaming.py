@@ -292,7 +292,7 @@ def test_what_needs_the_whole_utterance_is_refused(tmp_path, capsys, changes, wo
     with pytest.raises(SystemExit) as e:
         asr_inference_streaming.main(command(files, tmp_path, tmp_path / "out"))
     message = str(e.value)
-    assert message.startswith("asr_inference_streaming: error: chunk by chunk: ")
+    assert message.startswith("espnet-gq asr-inference-streaming: error: chunk by")
     assert words in message and "; allowed: " in message
 
 

@@ -285,7 +285,7 @@ def test_what_is_not_zipped(recipe, tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(recipe)
     with pytest.raises(SystemExit) as error:
         zip_model.main([*args, "--outpath", str(tmp_path / "out" / "a.zip")])
-    assert words in error.value.code and "\n" not in error.value.code
+    assert words in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*"))
 
 

@@ -1,5 +1,6 @@
 """What an interrupted training leaves, and what is made of it."""
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -12,12 +13,10 @@ import untrained
 from espnet2.fileio.datadir_writer import DatadirWriter
 from test_training import same
 
-from espnet_gq.espnet.training.atomic_files import (
-    _next_text_aside,
-    linked_aside,
-    saved_aside,
-)
-from espnet_gq.espnet.training.checkpointing import finish_epoch, safe_files
+from espnet_gq._compat import tensors_only
+from espnet_gq.espnet.torch_proxy import torch as espnet_torch
+from espnet_gq.espnet.training.atomic_files import AtomicPath, matplotlib_plot
+from espnet_gq.espnet.training.checkpointing import finish_epoch
 from espnet_gq.espnet.training.trainer import GQTrainer
 from espnet_gq.packing import CheckpointError, load_state_dict
 
@@ -43,8 +42,7 @@ def folder(trained, tmp_path):
 
 
 def finish(folder, write=True, **options):
-    with safe_files(plots=False):
-        return finish_epoch(Options(folder, **options), write)
+    return finish_epoch(Options(folder, **options), write)
 
 
 def state(folder):
@@ -115,7 +113,7 @@ def test_a_model_of_another_bit_width_is_not_resumed(task, folder):
     config = task.config("other_bits.yaml", decoder_conf__gq_conf={"bits": 3})
     model, _ = untrained.build(task, config)
     with pytest.raises(CheckpointError) as error:
-        with safe_files(plots=False):
+        with tensors_only():
             GQTrainer.resume(
                 folder / "checkpoint.pth",
                 model=model,
@@ -130,7 +128,7 @@ def test_a_model_of_another_bit_width_is_not_resumed(task, folder):
     assert "\n" not in message
 
 
-# ---- Writing aside ------------------------------------------------------------------
+# ---- Atomic files -------------------------------------------------------------------
 class Unwritable:
     def __reduce__(self):
         raise OSError(28, "No space left on device")
@@ -139,51 +137,64 @@ class Unwritable:
 def test_a_link_is_there_all_the_time(tmp_path):
     for name in ("1epoch.pth", "2epoch.pth"):
         (tmp_path / name).touch()
-    path = tmp_path / "latest.pth"
+    path = AtomicPath(tmp_path) / "latest.pth"
     path.symlink_to("1epoch.pth")
-    with linked_aside():
-        path.unlink()  # as ESPnet does
-        assert os.readlink(path) == "1epoch.pth"
-        path.symlink_to("2epoch.pth")
-        assert os.readlink(path) == "2epoch.pth"
-        (tmp_path / "1epoch.pth").unlink()
+    path.unlink()  # as ESPnet does
+    assert os.readlink(path) == "1epoch.pth"
+    path.symlink_to("2epoch.pth")
+    assert os.readlink(path) == "2epoch.pth"
+    (path.parent / "1epoch.pth").unlink()
     assert sorted(os.listdir(tmp_path)) == ["2epoch.pth", "latest.pth"]
-    path.unlink()
+    (tmp_path / "latest.pth").unlink()
     assert os.listdir(tmp_path) == ["2epoch.pth"]
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
-    path, original = tmp_path / "checkpoint.pth", torch.save
-    with saved_aside():
-        torch.save({"a": torch.ones(2)}, path)
-        once = path.read_bytes()
-        with pytest.raises(OSError, match="No space"):
-            torch.save([torch.zeros(10**6), Unwritable()], str(path))
-        assert path.read_bytes() == once
-        torch.save({"a": torch.ones(2)}, path)
+    path = tmp_path / "checkpoint.pth"
+    espnet_torch.save({"a": torch.ones(2)}, path)
+    once = path.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        espnet_torch.save([torch.zeros(10**6), Unwritable()], str(path))
+    assert path.read_bytes() == once
+    espnet_torch.save({"a": torch.ones(2)}, path)
     assert path.read_bytes() == once  # nothing in it is random
     assert os.listdir(tmp_path) == ["checkpoint.pth"]
-    assert torch.save is original
 
 
-def test_the_configuration_is_written_aside(tmp_path):
-    path, original = tmp_path / "config.yaml", Path.open
-    path.write_text("old")
-    with _next_text_aside(path):
-        with (tmp_path / "other").open("w", encoding="utf-8") as f:
-            f.write("other")
-            f.flush()
-            assert (tmp_path / "other").read_text() == "other"
-        with pytest.raises(RuntimeError):
-            with path.open("w", encoding="utf-8") as f:
-                f.write("half")
-                assert path.read_text() == "old"
-                raise RuntimeError
-        assert Path.open is original
+def test_a_failed_text_leaves_the_old_file(tmp_path):
+    (tmp_path / "config.yaml").write_text("old")
+    path = AtomicPath(tmp_path, "config.yaml")
+    with pytest.raises(RuntimeError):
+        with path.open("w", encoding="utf-8") as f:
+            f.write("half")
+            assert path.read_text() == "old"
+            raise RuntimeError
     assert path.read_text() == "old"
-    with _next_text_aside(path), path.open("w", encoding="utf-8") as f:
+    with path.open("w", encoding="utf-8") as f:
         f.write("new")
-    assert path.read_text() == "new" and Path.open is original
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device")])
+def test_plots_are_replaced_whole(tmp_path, error):
+    def plot(self, folder):
+        for name in ("acc.png", "loss.png"):
+            (folder / name).write_text("half")
+        assert (tmp_path / "images/acc.png").read_text() == "old"
+        if error:
+            raise error
+        (folder / "acc.png").write_text("new")
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/acc.png").write_text("old")
+    with pytest.raises(OSError) if error else contextlib.nullcontext():
+        matplotlib_plot(plot)(None, tmp_path / "images")
+    found = {path.name: path.read_text() for path in (tmp_path / "images").iterdir()}
+    assert found == (
+        {"acc.png": "old"} if error else {"acc.png": "new", "loss.png": "half"}
+    )
+    assert os.listdir(tmp_path) == ["images"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +203,7 @@ def test_the_configuration_is_written_aside(tmp_path):
     ids=["none", "exit", "error"],
 )
 def test_results_appear_whole_or_not_at_all(tmp_path, error, kept):
-    with pytest.raises(type(error)) if error else saved_aside():
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
         with DatadirWriter(tmp_path) as writer:
             for utt in ("a", "b"):
                 for name in ("text", "token"):

@@ -25,7 +25,10 @@ lightning = pytest.importorskip(
 from lightning.pytorch.strategies import Strategy  # noqa: E402
 from lightning_runs import EPOCHS, train_all  # noqa: E402
 
-from espnet_gq.espnet.training.lightning import GQCallback, bring_callback  # noqa: E402
+from espnet_gq.espnet.training.lightning import (  # noqa: E402
+    GQCallback,
+    configure_callbacks,
+)
 
 needs_espnet3 = pytest.mark.skipif(
     importlib.util.find_spec("espnet3") is None, reason="ESPnet3 came with 202611"
@@ -245,7 +248,7 @@ def test_averages_are_quantized_checkpoints(folder, run):
         ),
     ],
 )
-def test_averages_are_written_aside(tmp_path, module, hook):
+def test_averages_are_written_atomically(tmp_path, module, hook):
     callback_class = importlib.import_module(module).AverageCheckpointsCallback
     best = {}
     for name, value in (("1.ckpt", 1.0), ("2.ckpt", 3.0)):
@@ -370,6 +373,44 @@ def test_a_training_of_unknown_length_is_refused():
         trainer(callbacks=[GQCallback()]).fit(module)
 
 
+@pytest.mark.parametrize(
+    "gq_conf, options, words",
+    [
+        ({}, {"max_epochs": 2}, []),
+        ({}, {"max_epochs": 4}, ["20 steps are trained at the final temperature"]),
+        ({}, {"max_steps": 25, "max_epochs": -1}, ["now at step 25: 5 steps are"]),
+        (
+            {"annealing": {"steps": 40}},
+            {"max_epochs": 4},
+            ["20 optimizer steps and con"],
+        ),
+        (
+            {"annealing": {"steps": 80}},
+            {"max_epochs": 4},
+            [
+                "continues over 80",
+                "training at step 40",
+                "ended at optimizer step 40 of 80",
+            ],
+        ),
+    ],
+    ids=str,
+)
+def test_a_training_that_is_resumed_with_another_length(
+    tmp_path, caplog, gq_conf, options, words
+):
+    first = trainer(callbacks=[GQCallback()])
+    first.fit(Net({"bits": 5}))
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    assert not [r for r in caplog.records if "GQ:" in r.getMessage()]
+    resumed = trainer(callbacks=[GQCallback()], **options)
+    resumed.fit(Net({"bits": 5, **gq_conf}), ckpt_path=tmp_path / "a.ckpt")
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    said = [message for message in said if message.startswith("GQ:")]
+    assert len(said) == len(words)
+    assert all(word in message for word, message in zip(words, said)), said
+
+
 def test_a_strategy_that_cuts_weights_is_refused():
     fitting = trainer()
     fitting.strategy.__class__ = type("FSDPStrategy", (Strategy,), {})
@@ -378,18 +419,22 @@ def test_a_strategy_that_cuts_weights_is_refused():
     GQCallback().setup(fitting, Net(), "fit")
 
 
-def test_a_penalty_goes_with_whole_gradients_only():
+def test_a_method_is_told_how_gradients_are_made():
     penalty, plain = (Net({"bits": 3, "method": m}) for m in ("lloyd_max", "gq"))
-    summed = trainer(accumulate_grad_batches=2)
+    accumulated = trainer(accumulate_grad_batches=2)
     scaled = trainer()
     scaled.strategy.precision_plugin.precision = "16-mixed"  # of a GPU
     for fitting, message in (
-        (summed, "accumulate_grad_batches is 2 .* allowed: 1"),
-        (scaled, "precision is 16-mixed .* allowed: any but 16-mixed"),
+        (
+            accumulated,
+            "accumulate_grad_batches 2: method lloyd_max .* allowed: 1 batch",
+        ),
+        (scaled, "precision is 16-mixed .* allowed: float32 or bfloat16"),
     ):
         with pytest.raises(GQConfigError, match=message):
             GQCallback().setup(fitting, penalty, "fit")
         GQCallback().setup(fitting, plain, "fit")
+    GQCallback().setup(trainer(precision="bf16-mixed"), penalty, "fit")
 
 
 def attached(module, *callbacks):
@@ -404,9 +449,8 @@ def attached(module, *callbacks):
 def test_a_module_of_espnet_brings_one_callback():
     class Module(Net):
         args = Namespace(init_param=["a.pth"], ignore_init_mismatch=True)
+        configure_callbacks = configure_callbacks(Net.configure_callbacks)
 
-    bring_callback(Module)
-    bring_callback(Module)
     (brought,) = attached(Module({"bits": 3}))
     assert brought.init_param == ["a.pth"] and brought.ignore_init_mismatch
     assert attached(Module()) == []

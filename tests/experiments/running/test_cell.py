@@ -1,4 +1,4 @@
-"""A cell: its widths, its model, its figures."""
+"""Running a cell: bit widths, model and figures."""
 
 from dataclasses import replace
 

@@ -8,14 +8,14 @@ import pytest
 from experiments.running import far_field
 
 
-def test_without_pyroomacoustics_a_sentence(tmp_path, monkeypatch, capsys):
+def test_missing_pyroomacoustics_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
     far_field.main([str(tmp_path / "clean"), str(tmp_path / "far")])
     assert "pyroomacoustics is not installed" in capsys.readouterr().out
     assert not (tmp_path / "far").exists()
 
 
-def test_scenes_are_as_asked():
+def test_scenes_follow_the_options():
     for number in range(50):
         rng = np.random.default_rng(number)
         scene = far_field.draw_scene(rng, (1.5, 3.0), (0.3, 0.5))

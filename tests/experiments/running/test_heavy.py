@@ -1,4 +1,4 @@
-"""Heavy-tailed starts compute what the float models compute."""
+"""Heavy-tailed starts have the outputs of the float models."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,7 @@ def build(tmp_path, architecture, declared):
 
 
 @pytest.mark.parametrize("architecture, times", [("conformer", 2.0), ("rnnt", 1.1)])
-def test_heavy_tails_leave_the_outputs_as_they_are(
-    tmp_path, declared, architecture, times
-):
+def test_heavy_tails_preserve_the_outputs(tmp_path, declared, architecture, times):
     model = build(tmp_path, architecture, declared)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     speech = 0.1 * torch.randn(8000)

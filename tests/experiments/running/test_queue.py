@@ -1,4 +1,4 @@
-"""Running cells side by side, and the folder they run in."""
+"""Running cells in parallel, and the folder in which they run."""
 
 import sys
 
@@ -40,7 +40,7 @@ def test_cells_with_a_result_are_skipped_and_a_failed_one_does_not_stop_the_run(
     assert "1 of 4 cells have results" in printed
     assert f"[1/3] {cells[1].name}: FAILED: ValueError" in printed
     assert "[3/3]" in printed and "0 h 00 min left" in printed
-    # The next run tries the failed cell again, and nothing else.
+    # The next run retries the failed cell only.
     monkeypatch.setattr(queue, "run_cell", lambda place, cell: record_of(cell))
     assert queue.run(place, cells) == 0
     assert not failed.exists()

@@ -1,1 +1,1 @@
-"""Commands that are killed, run out of disk or fail at every change of a file."""
+"""Injection of faults into every change that a command makes to its files."""

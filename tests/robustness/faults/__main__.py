@@ -1,18 +1,18 @@
-"""Let commands fail at every change that they make to their files.
+"""Inject faults into every change that commands make to their files.
 
-Each case runs a command of the project in a process of its own, again and again, and
-the n-th change below the command's folder (a file opened for writing, a write, fsync,
+Each case runs a command of the project repeatedly in a new process. In each run, the
+n-th change below the command's folder (a file opened for writing, a write, fsync,
 rename, unlink, link or mkdir) meets a fault:
 
     kill   SIGKILL before the change
     torn   SIGKILL in the middle of a write, or right after any other change
-    full   no space is left from this change on (ENOSPC)
-    error  this change fails, once (EIO)
-    disk   the folder is a file system with so few bytes (needs the right to mount)
+    full   no space left from this change on (ENOSPC)
+    error  this change fails once (EIO)
+    disk   the folder is a file system of limited size (needs permission to mount)
 
-Then every file that is there has to be whole: one that a run without faults has had
-at some time. And the command, run again, has to end with what a run without faults
-ends with.
+Afterwards every existing file must be intact: a version that also occurs in a run
+without faults. Running the command again must produce the results of a run without
+faults.
 
     python -m tests.robustness.faults --json faults.json
     python -m tests.robustness.faults --cases train,pack --points 20
@@ -42,7 +42,7 @@ from tests.robustness.faults.runner import (
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
-    parser.add_argument("--cases", help="names, separated by commas; default: all")
+    parser.add_argument("--cases", help="comma-separated names; default: all")
     parser.add_argument("--faults", default=",".join(FAULTS), help="of these")
     parser.add_argument(
         "--points", type=int, default=0, help="at most so many of each; 0: every one"
@@ -58,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the cases, print a line for each kind of fault, write the figures."""
+    """Run the cases, print one line per kind of fault and write the figures."""
     args = get_parser().parse_args()
     work = restart_with_library()
     from tests.robustness.faults.cases import all_cases
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def kept_cases(path: Optional[Path], cases: Dict[str, Case]) -> Dict[str, Any]:
-    """Return the results in a file, of cases that are still there."""
+    """Return the results in a file for cases that still exist."""
     if path is None or not path.exists():
         return {}
     kept = json.loads(path.read_text(encoding="utf-8"))["cases"]
@@ -114,7 +114,7 @@ def kept_cases(path: Optional[Path], cases: Dict[str, Case]) -> Dict[str, Any]:
 
 
 def made_by(seconds: float) -> Dict[str, Any]:
-    """Return what made the result of a case."""
+    """Return the command and machine that produced the result of a case."""
     from benchmarks.report import machine
 
     return {

@@ -1,4 +1,4 @@
-"""The commands that are interrupted, on a task that trains within seconds."""
+"""Commands for fault injection, on a task that trains within seconds."""
 
 import functools
 import shutil
@@ -43,7 +43,7 @@ SMALL: Dict[str, Any] = {
     "use_matplotlib": False,
 }
 STEPS = {"annealing": {"steps": 6}}
-"""Of the whole training, so that one with fewer epochs is a part of it."""
+"""Steps of the whole training, so that shorter trainings are prefixes of it."""
 QUANTIZED = {
     "encoder_conf__gq_conf": {"bits": 5, **STEPS},
     "decoder_conf__gq_conf": {"bits": 2, **STEPS},
@@ -80,11 +80,11 @@ for name in token token_int score text; do
     cp "${keys}" "${output}/1best_recog/${name}"
 done
 """
-"""Decodes at once: every utterance is the path of its file."""
+"""A fast decoder: the text of each utterance is the path of its file."""
 
 
 class Commands:
-    """The commands; what they need is made once, in processes of their own."""
+    """The commands; their inputs are made once, in new processes."""
 
     def __init__(self, work: Path):
         self.task = Task(work / "task", train=8, valid=2)
@@ -94,7 +94,7 @@ class Commands:
         }
 
     def _finished(self, config: str) -> Path:
-        """Return the folder of a training, which is made once for all processes."""
+        """Return the folder of a finished training, which all processes share."""
         folder = self.task.path / f"trained_{config}"
         if not folder.exists():
             self.task.train(self.configs[config], folder.name)
@@ -195,7 +195,7 @@ class Commands:
         score.main([*names, "--data_feats", str(folder / "data"), "--scorer", "jiwer"])
 
     def recipe(self, folder: Path, *options: str) -> None:
-        """Run the recipe's driver with STUB in the place of Python."""
+        """Run the recipe's driver with STUB instead of Python."""
         stub = folder.parent / "stub"
         stub.write_text(STUB)
         stub.chmod(0o755)
@@ -217,7 +217,7 @@ class Commands:
         stages = ["--stage", "12", "--stop_stage", "12"]
         self.recipe(folder, "--skip_train", "true", *stages)
 
-    # --- what is there before --------------------------------------------------------
+    # --- initial contents of the folder ----------------------------------------------
 
     def text(self, folder: Path) -> None:
         words = "zero one two three four five six seven eight nine".split()
@@ -263,7 +263,7 @@ def _sensitivity_digest(path: Path) -> Any:
 
 
 def _zip_digest(path: Path) -> Any:
-    """Return names and checksums, but of what holds a date."""
+    """Return names and checksums, without checksums of dated entries."""
     if path.suffix != ".zip":
         return digest_of(path)
     with zipfile.ZipFile(path) as archive:
@@ -279,12 +279,12 @@ def _recipe_digest(path: Path) -> Any:
 
 
 def all_cases(work: Path) -> Dict[str, Case]:
-    """Return name -> case."""
+    """Return all cases by name."""
     c = Commands(work)
     partial = functools.partial
 
     def nothing(folder: Path) -> None:
-        """Begin with an empty folder."""
+        """Start with an empty folder."""
 
     def model(folder: Path) -> None:
         for name in ("config.yaml", "valid.acc.ave.pth"):

@@ -1,8 +1,8 @@
-/* Faults at the n-th change that a program makes below a folder; see runner.py.
+/* Fault at the n-th change that a program makes below a folder; see runner.py.
  *
- * Loaded with LD_PRELOAD. A file that FAULTS_CONTROL names, or faults_control(), is
- * mapped: what to do is read from it, and changes are counted in it, also those of
- * programs that the program runs. Every change is appended to its name + ".trace".
+ * Loaded with LD_PRELOAD. It maps the file named by FAULTS_CONTROL or faults_control(),
+ * reads the fault from it and counts changes in it, including those of child processes.
+ * Every change is appended to the file of the same name + ".trace".
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -58,7 +58,7 @@ static int below(const char *path) {
     return strncmp(path, control->folder, n) == 0 && (path[n] == '/' || !path[n]);
 }
 
-/* Write the absolute name of a path to out; returns whether it is to be watched. */
+/* Write the absolute path to out; return whether it is watched. */
 static int watched_path(int dir, const char *path, char *out) {
     if (!control || control->mode == OFF || !path) return 0;
     out[0] = 0;
@@ -98,8 +98,8 @@ static void die(void) { syscall(SYS_kill, 0, SIGKILL); } /* the whole group */
 
 enum { PASS, FAIL, HALF };
 
-/* Count a change. needs: whether it takes space on the disk. Returns what to do; a HALF
- * of what is not a write is all of it, followed by die(). */
+/* Count a change and return its fault. needs: it takes disk space. HALF of a change that
+ * is not a write is the whole change, followed by die(). */
 static int event(const char *kind, const char *path, int needs) {
     char line[PATH_MAX + 64];
     int64_t n = atomic_fetch_add(&control->count, 1);
@@ -127,7 +127,7 @@ static int fault(void) {
     return -1;
 }
 
-/* After what was not a write: a full disk fails it, a torn one dies behind it. */
+/* For changes other than writes: a full disk fails, a torn change dies afterwards. */
 #define ACT(call)                                      \
     do {                                               \
         if (todo == FAIL) return fault();              \

@@ -1,4 +1,4 @@
-"""Runs a command again and again, and lets the n-th change of its files fail."""
+"""Run a command repeatedly with a fault at its n-th change of a file."""
 
 import contextlib
 import ctypes
@@ -28,21 +28,21 @@ Digests = Dict[str, str]
 
 
 class Damaged(Exception):
-    """A file that is not whole, or not there: says which and why."""
+    """A file is incomplete or missing."""
 
 
 @dataclass
 class Case:
-    """A command and what is there before it.
+    """A command and the initial contents of its folder.
 
     Args:
-        name: Of the case.
-        prepare: Makes the folder as the command finds it.
-        run: The command, in that folder.
-        versions: Other commands whose results may be found on the way.
-        digest: Returns what has to be equal in two runs of a file, and raises where it
-            is not whole. Gets the path.
-        any_version: Names of files any whole version of which may be found.
+        name: Name of the case.
+        prepare: Fills the folder before the command runs.
+        run: The command, given the folder.
+        versions: Other commands whose results are valid intermediate states.
+        digest: Maps a path to the contents that must be equal in two runs; raises if
+            the file is not intact.
+        any_version: Names of files of which any intact version is valid.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Case:
 
 # ---- The library that injects the faults --------------------------------------------
 class Injector:
-    """The library's control file, shared with the processes that it watches."""
+    """The library's control file, shared with the watched processes."""
 
     def __init__(self, folder: Path):
         self.path = folder / "control"
@@ -78,7 +78,7 @@ class Injector:
         self.memory[:8] = bytes(8)
 
     def changes(self) -> List[Tuple[str, str]]:
-        """Return (kind, path) of what was watched."""
+        """Return (kind, path) of every recorded change."""
         lines = self.trace.read_text().splitlines()
         return [(kind, path) for kind, path in (line.split(" ", 1) for line in lines)]
 
@@ -93,7 +93,7 @@ def compiled(folder: Path) -> Path:
 
 
 def restart_with_library() -> Path:
-    """Run this program anew with the library loaded; returns the working folder."""
+    """Run this program again with the library preloaded; return the working folder."""
     if "FAULTS_WORK" in os.environ:
         return Path(os.environ["FAULTS_WORK"])
     work = Path(tempfile.mkdtemp(prefix="faults."))
@@ -105,9 +105,9 @@ def restart_with_library() -> Path:
     sys.exit(done.returncode)
 
 
-# ---- What is in a folder ------------------------------------------------------------
+# ---- Contents of a folder -----------------------------------------------------------
 def hashed(value: Any) -> str:
-    """Return a digest of what a file holds; times do not count."""
+    """Return a digest of the contents of a file, ignoring times."""
     import torch
 
     digest = hashlib.sha256()
@@ -133,14 +133,14 @@ def hashed(value: Any) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """Return a digest of a file; raises where it is not whole."""
+    """Return a digest of a file; raise if it is not intact."""
     from espnet_gq._compat import checkpoint_types
     from espnet_gq.packing import is_packed, unpack_state_dict
 
     if path.is_symlink():
         target = os.readlink(path)
         if not path.exists():
-            raise Damaged(f"{path.name} leads to {target}, which is not there")
+            raise Damaged(f"{path.name} points to {target}, which does not exist")
         return f"-> {target}"
     if path.suffix == ".pth":
         import torch
@@ -155,27 +155,29 @@ def digest_of(path: Path) -> str:
     if path.suffix == ".png":
         content = path.read_bytes()
         if content[:4] != b"\x89PNG" or content[-8:-4] != b"IEND":
-            raise Damaged(f"{path.name} is not a whole image")
+            raise Damaged(f"{path.name} is not a complete image")
         return "image"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def digests(folder: Path, case: Case) -> Tuple[Digests, List[str]]:
-    """Return name -> digest of every file, and the leftovers of killed writers.
+    """Return digests of all files by name, and the leftovers of killed writers.
 
     Raises:
-        Damaged: If a file is not whole.
+        Damaged: If a file is not intact.
     """
     from espnet_gq.files import SUFFIX
 
     found: Digests = {}
     leftovers: List[str] = []
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        name = str(path.relative_to(folder))
-        if path.name.startswith(".") and path.name.endswith(SUFFIX):
+        parts = path.relative_to(folder).parts
+        name = "/".join(parts)
+        # A temporary file or folder, or a file in such a folder.
+        if any(part.startswith(".") and part.endswith(SUFFIX) for part in parts):
             leftovers.append(name)
+            continue
+        if path.is_dir() and not path.is_symlink():
             continue
         try:
             found[name] = (case.digest or digest_of)(path)
@@ -187,7 +189,7 @@ def digests(folder: Path, case: Case) -> Tuple[Digests, List[str]]:
 
 # ---- Running ------------------------------------------------------------------------
 def in_child(function: Callable[[], None], log: Path, arm=None) -> int:
-    """Run a function in a forked process; returns its status, -signal if killed."""
+    """Run a function in a forked process; return its status, -signal if killed."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -216,21 +218,21 @@ def in_child(function: Callable[[], None], log: Path, arm=None) -> int:
 
 @dataclass
 class Outcome:
-    """What happened at the points of one kind of fault."""
+    """Results of the points of one kind of fault."""
 
     points: int = 0
     survived: int = 0
     data_lost: int = 0
     by_change: Counter = field(default_factory=Counter)
     ended: Counter = field(default_factory=Counter)
-    """Exit of the command that met the fault."""
+    """Exit of the command with the fault: killed, error or done."""
     leftovers: int = 0
-    """Points after which a temporary file was left, for the next run to remove."""
+    """Points after which a temporary file was left for the next run to remove."""
     problems: List[str] = field(default_factory=list)
 
 
 class Runner:
-    """Runs one case with faults."""
+    """Run one case with faults."""
 
     def __init__(self, case: Case, work: Path, injector: Injector):
         self.case, self.injector = case, injector
@@ -240,7 +242,7 @@ class Runner:
         self.log = self.folder / "log"
         self.resumed: Dict[str, List[str]] = {}
         self.start.mkdir()
-        # The folder has one name whenever a command runs: files may hold it.
+        # All commands run in a folder of the same name, because files may contain it.
         self._command(case.prepare)
         self.start.rmdir()
         self.at.rename(self.start)
@@ -280,7 +282,7 @@ class Runner:
             raise SystemExit(f"{self.case.name}: {self.log.read_text()[-3000:]}")
 
     def points(self, fault: str, most: int, draw: random.Random) -> List[int]:
-        """Return the changes to meet, at most so many, writes being the first to go."""
+        """Return at most `most` changes for faults; omit writes first."""
         if fault == "disk":
             return self.sizes(most or 40)
         every = range(len(self.changes))
@@ -302,7 +304,7 @@ class Runner:
         return [4096 * (least + n * step) for n in range(number)]
 
     def meet(self, fault: str, at: int, outcome: Outcome) -> None:
-        """Run the command once with a fault, look at what is left, run it again."""
+        """Run the command once with a fault, check its files, and run it again."""
         if fault == "disk":
             status = self._on_small_disk(at)
             if status is None:
@@ -328,11 +330,11 @@ class Runner:
             outcome.leftovers += bool(leftovers)
             problems += self._unknown(found)
             kept = [name for name in self.before if name in self.final]
-            problems += [f"{name} is gone" for name in kept if name not in found]
+            problems += [f"{name} is missing" for name in kept if name not in found]
             if status == 0 and any(found.get(n) != d for n, d in self.final.items()):
-                problems.append("it ended well with another result")
+                problems.append("succeeded with another result")
             if status > 0 and leftovers:
-                problems.append(f"it ended and left {leftovers[0]}")
+                problems.append(f"ended and left {leftovers[0]}")
             state = hashed([sorted(found.items()), bool(leftovers)])
             if state not in self.resumed:
                 self.resumed[state] = self._resume()
@@ -347,33 +349,33 @@ class Runner:
 
     def _unknown(self, found: Digests) -> List[str]:
         return [
-            f"{name} is not what it ever was without faults"
+            f"{name} has contents that do not occur without faults"
             for name, digest in found.items()
             if name not in self.case.any_version
             and digest not in self.allowed.get(name, ())
         ]
 
     def _resume(self) -> List[str]:
-        """Run the command again; returns what is not as it should be."""
+        """Run the command again; return the problems."""
         if in_child(lambda: self.case.run(self.at), self.log):
-            return [f"run again it fails: {self.log.read_text()[-500:]}"]
+            return [f"second run fails: {self.log.read_text()[-500:]}"]
         try:
             found, leftovers = digests(self.at, self.case)
         except Damaged as e:
-            return [f"run again: {e}"]
+            return [f"second run: {e}"]
         problems = [f"{name} is left" for name in leftovers]
         problems += self._unknown(found)
         for name, digest in self.final.items():
             if name not in found:
-                problems.append(f"run again it lacks {name}")
+                problems.append(f"second run lacks {name}")
             elif found[name] != digest:
-                problems.append(f"run again it has another {name}")
+                problems.append(f"second run has another {name}")
         return problems
 
     def _on_small_disk(self, size: int) -> Optional[int]:
-        """Run in a file system of so many bytes; leaves its contents in `at`.
+        """Run in a file system of `size` bytes; copy its contents to `at` afterwards.
 
-        Returns the exit status, None where it is too small for what is there before.
+        Returns the exit status; None if the initial contents do not fit.
         """
         if self.at.exists():
             shutil.rmtree(self.at)
@@ -394,7 +396,7 @@ class Runner:
 
 
 def can_mount(work: Path) -> bool:
-    """Return whether a small file system can be mounted here."""
+    """Return whether this process may mount a small file system."""
     folder = work / "mount"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]

@@ -1,1 +1,1 @@
-"""Bad inputs of every kind, made from a seed."""
+"""Fuzzing with invalid inputs of every kind, generated from a seed."""

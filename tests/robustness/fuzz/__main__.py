@@ -1,18 +1,18 @@
-"""Feed bad inputs of every kind to the project and count how it takes them.
+"""Feed invalid inputs of every kind to the project and count its reactions.
 
-    python -m tests.robustness.fuzz --inputs 1000 \\
+    python -m tests.robustness.fuzz --inputs 1000 \
         --json tests/robustness/results/fuzz.json
 
-An input is made from a valid one and two numbers (--seed and its own), so that any can
-be made again: --kinds "packed file, bytes" --first 17 --inputs 1. It is
+An input is generated from a valid one, --seed and its number, so that any input can be
+reproduced: --kinds "packed file, bytes" --first 17 --inputs 1. The reaction is one of
 
-    accepted   nothing was wrong with it that matters
+    accepted   the changes do not matter
     refused    one sentence that names the input
-    unclear    refused, but in several lines, at length, or without the input's name
+    unclear    refused, but in several lines, too long, or without the input's name
     crash      anything else: another exception, a signal, more than 20 s or 2 GiB
 
-Every input runs in a process that is forked for some dozens of them, so that a signal
-ends nothing else. Exits with 1 if there was a crash or an unclear refusal.
+Inputs run in forked processes, a few dozen in each, so that a signal stops only one
+batch. Exits with 1 if there was a crash or an unclear refusal.
 """
 
 import argparse
@@ -36,6 +36,7 @@ import torch
 from benchmarks.options import command, new_parser
 from benchmarks.report import machine
 from espnet_gq.analysis.tables import markdown
+from espnet_gq.bin._common import Ended
 from espnet_gq.files import write_json
 from tests.robustness.fuzz.inputs import KINDS
 
@@ -43,12 +44,12 @@ BATCH = 50
 SECONDS = 20
 MEMORY = 2 * 2**30
 LONGEST = 1500
-"""Characters of a refusal, without what is quoted from the input."""
+"""Maximum length of a refusal in characters, without text quoted from the input."""
 VERDICTS = ("accepted", "refused", "unclear", "crash")
 
 
 class Outcome(NamedTuple):
-    """What became of an input."""
+    """The reaction to an input."""
 
     number: int
     verdict: str
@@ -64,12 +65,12 @@ def _alarm(*_) -> None:
 
 
 def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
-    """Return the verdict on what an input raised; its number is filled in later."""
+    """Return the verdict on an exception; the caller sets the number of the input."""
     words = str(error)
     if not isinstance(error, KINDS[kind][1]):
         trace = "".join(traceback.format_exception(error))[-1500:]
         return Outcome(0, "crash", trace)
-    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+    if isinstance(error, SystemExit) and not isinstance(error, Ended):
         return Outcome(0, "unclear", f"exit status {error.code}")
     named = "gq_conf" in words or str(folder) in words
     clear = named and "\n" not in words and 20 < len(words) < LONGEST
@@ -77,12 +78,12 @@ def judge(kind: str, error: BaseException, folder: Path) -> Outcome:
 
 
 def verdict(kind: str, rng: random.Random, folder: Path) -> Outcome:
-    """Feed what a generator draws, in an empty folder; its number follows later."""
+    """Feed an input in an empty folder; return the verdict, numbered by the caller."""
     quiet = io.StringIO()
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             KINDS[kind][0](rng, folder)
-    except (Exception, SystemExit, TooLong) as error:  # whatever it is, it is judged
+    except (Exception, SystemExit, TooLong) as error:  # every exception is judged
         return judge(kind, error, folder)
     return Outcome(0, "accepted", "")
 
@@ -101,14 +102,14 @@ def feed(kind: str, seed: int, index: int) -> Outcome:
 
 
 def _limit_memory() -> None:
-    """Allow MEMORY more than the process has; an allocation beyond it fails."""
+    """Limit the address space to MEMORY more than now; larger allocations fail."""
     with open("/proc/self/statm") as f:
         now = int(f.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
 
 
 def batch(kind: str, seed: int, indices: Sequence[int]) -> Iterator[Outcome]:
-    """Feed inputs in a forked process; one that it does not survive is a crash."""
+    """Feed inputs in a forked process; an input that kills it is a crash."""
     left = list(indices)
     while left:
         read, write = os.pipe()
@@ -140,7 +141,7 @@ def batch(kind: str, seed: int, indices: Sequence[int]) -> Iterator[Outcome]:
 
 
 def run(kind: str, seed: int, first: int, inputs: int) -> Iterator[Outcome]:
-    """Feed `inputs` inputs of a kind, from number `first` on."""
+    """Feed `inputs` inputs of a kind, starting with number `first`."""
     for start in range(first, first + inputs, BATCH):
         yield from batch(kind, seed, range(start, min(start + BATCH, first + inputs)))
 
@@ -149,19 +150,19 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--inputs", type=int, default=200, help="of each kind")
-    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--inputs", type=int, default=200, help="inputs per kind")
+    parser.add_argument("--first", type=int, default=0, help="first number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
-    """Feed the inputs, print the table; returns the exit status."""
+    """Feed the inputs, print the table; return the exit status."""
     args = get_parser().parse_args(cmd)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(1)  # threads do not outlive a fork
+    torch.set_num_threads(1)  # threads do not survive a fork
     counts: Dict[str, Dict[str, int]] = {}
     bad: List[Dict[str, object]] = []
     for kind in args.kinds:

@@ -1,8 +1,8 @@
-"""Bad inputs by kind: how one is made, what takes it, and what it may say.
+"""Invalid inputs by kind: generation, consumption and expected words of the refusal.
 
-Each function of KINDS gets a random generator and an empty folder, feeds one bad input
-to the project, and returns words that a refusal has to name. It raises what the project
-raises.
+Each function of KINDS gets a random generator and an empty folder, feeds one invalid
+input to the project, and returns words that a refusal must contain. Exceptions of the
+project pass through.
 """
 
 import copy
@@ -33,7 +33,7 @@ from espnet_gq.runtime import skeleton
 
 
 class Refused(Exception):
-    """A refusal that is returned, not raised."""
+    """A refusal that was returned, not raised."""
 
 
 def model() -> torch.nn.ModuleDict:
@@ -78,7 +78,7 @@ def quantized_model() -> torch.nn.Module:
 
 
 def junk(rng: random.Random, depth: int = 0) -> Any:
-    """Return a value of any kind that YAML or JSON can hold."""
+    """Return a value of any type that YAML or JSON can represent."""
     plain: List[Any] = [
         *(None, True, False, 0, 1, -1, 2**31, 2**63, -(2**70), 10**400, 9),
         *(0.5, -0.0, 1e308, math.inf, -math.inf, math.nan, 1e-320),
@@ -94,7 +94,7 @@ def junk(rng: random.Random, depth: int = 0) -> Any:
 
 
 def places(value: Any) -> List[Tuple[Any, Any]]:
-    """Return (container, key) of everything within a nested value."""
+    """Return (container, key) of all values in a nested value."""
     found: List[Tuple[Any, Any]] = []
     items: Any = ()
     if isinstance(value, dict):
@@ -108,7 +108,7 @@ def places(value: Any) -> List[Tuple[Any, Any]]:
 
 
 def disturbed(rng: random.Random, value: Any) -> Any:
-    """Return a copy with some things replaced, added or taken away."""
+    """Return a copy with some values replaced, added or removed."""
     value = copy.deepcopy(value)
     for _ in range(rng.randrange(1, 4)):
         container, key = rng.choice(places(value) or [({}, "")])
@@ -123,7 +123,7 @@ def disturbed(rng: random.Random, value: Any) -> Any:
 
 
 def damaged(rng: random.Random, content: bytes) -> bytes:
-    """Return bytes cut, flipped, repeated or blanked somewhere."""
+    """Return the bytes cut, flipped, repeated or zeroed somewhere."""
     data = bytearray(content)
     for _ in range(rng.randrange(1, 5)):
         if not data:
@@ -147,13 +147,13 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
 
 
 def gq_conf(rng: random.Random, folder: Path) -> List[str]:
-    """A configuration of the quantizer."""
+    """Configurations of the quantizer."""
     prepare(model(), GQConfig.from_dict(disturbed(rng, CONF)))
     return ["gq_conf"]
 
 
 def packed_bytes(rng: random.Random, folder: Path) -> List[str]:
-    """A packed file with damaged bytes."""
+    """Packed files with damaged bytes."""
     path = folder / "model.pth"
     path.write_bytes(damaged(rng, _packed_file(folder)))
     _load(path)
@@ -161,7 +161,7 @@ def packed_bytes(rng: random.Random, folder: Path) -> List[str]:
 
 
 def packed_header(rng: random.Random, folder: Path) -> List[str]:
-    """A packed file whose header lies, and whose checksum fits it."""
+    """Packed files with a wrong header and a matching checksum."""
     packed = pack_state_dict(quantized_model().state_dict())
     header = json.loads(zlib.decompress(packed["header"].numpy().tobytes()))
     text = json.dumps(disturbed(rng, header)).encode("utf-8", "surrogatepass")
@@ -186,7 +186,7 @@ def packed_header(rng: random.Random, folder: Path) -> List[str]:
 
 
 def checkpoint(rng: random.Random, folder: Path) -> List[str]:
-    """A checkpoint of a training whose tensors are not what they should be."""
+    """Training checkpoints with unexpected tensors."""
     state = dict(quantized_model().state_dict())
     for _ in range(rng.randrange(1, 4)):
         name = rng.choice(list(state) or [""])
@@ -219,7 +219,7 @@ def checkpoint(rng: random.Random, folder: Path) -> List[str]:
 
 
 def archive(rng: random.Random, folder: Path) -> List[str]:
-    """A model zip: damaged, or with entries that lead elsewhere or grow."""
+    """Model zips: damaged, with entries outside the folder, or with huge contents."""
     path = folder / "in" / "model.zip"
     path.parent.mkdir()
     meta = "files: {asr_model_file: m.pth}\nyaml_files: {asr_train_config: c.yaml}\n"
@@ -257,7 +257,7 @@ def archive(rng: random.Random, folder: Path) -> List[str]:
 
 
 def audio(rng: random.Random, folder: Path) -> List[str]:
-    """A sound file: damaged, of another rate, or with samples that are no numbers."""
+    """Audio files: damaged, with another rate, or with samples that are not finite."""
     suffix = rng.choice(("wav", "flac", "ogg"))
     path = folder / f"sound.{suffix}"
     length, fs = rng.choice((0, 1, 128, 4000)), rng.choice((1, 8000, 8000, 192000))
@@ -279,7 +279,7 @@ def audio(rng: random.Random, folder: Path) -> List[str]:
 
 
 def data_directory(rng: random.Random, folder: Path) -> List[str]:
-    """A Kaldi data directory with damaged tables."""
+    """Kaldi data directories with damaged tables."""
     source = folder / "data"
     source.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(4000), 8000)
@@ -303,7 +303,7 @@ def data_directory(rng: random.Random, folder: Path) -> List[str]:
 
 
 def sensitivity(rng: random.Random, folder: Path) -> List[str]:
-    """What bin.sensitivity wrote, changed by hand."""
+    """Sensitivity files, changed by hand."""
     path = folder / "sensitivity.json"
     record = _sensitivity(path)
     text = json.dumps(disturbed(rng, record))
@@ -326,7 +326,7 @@ KINDS: Dict[
     "data directory": (data_directory, (SystemExit,)),
     "sensitivity.json": (sensitivity, (SystemExit,)),
 }
-"""Kind -> what feeds one input, and the exceptions that are refusals."""
+"""By kind: the function that feeds one input, and the exceptions that are refusals."""
 
 
 def _packed_file(folder: Path) -> bytes:

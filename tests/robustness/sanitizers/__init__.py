@@ -1,1 +1,1 @@
-"""Packed layers called with wrong arguments, the library built with sanitizers."""
+"""Packed layers called with wrong arguments, with a library built with sanitizers."""

@@ -1,21 +1,21 @@
-r"""Call packed layers with wrong arguments, the kernels built with sanitizers.
+r"""Call packed layers with wrong arguments, with kernels built with sanitizers.
 
     python -m tests.robustness.sanitizers --calls 6000 \
         --json tests/robustness/results/sanitizers.json
 
-The library is built with AddressSanitizer and UndefinedBehaviorSanitizer, and the calls
-come through the Python binding: activations, indices, states, biases and buffers of
-another type, size, device or layout, other defaults of the process, operators with
-other numbers, constructors with other sizes. A call is made from --seed and its number,
-so that any can be made again: --first 17 --calls 1. It is
+The library is built with AddressSanitizer and UndefinedBehaviorSanitizer and called
+through its Python binding: with activations, indices, states, biases and buffers of
+another type, size, device or layout, with other defaults of the process, with operators
+and constructors given other numbers. A call is generated from --seed and its number, so
+that any call can be reproduced: --first 17 --calls 1. Its verdict is one of
 
-    right      returned what PyTorch operations return for it without the library
+    right      returned the result of PyTorch operations without the library
     refused    one sentence: TypeError, ValueError, RuntimeError, IndexError or the like
     wrong      returned something else
     unclear    refused in several lines, or by another exception
-    crash      the process ended: what the sanitizers wrote is shown
+    crash      the process ended; the output of the sanitizers is printed
 
-Exits with 1 if a call was none of the first two.
+Exits with 1 if any verdict is not right or refused.
 """
 
 import argparse
@@ -48,7 +48,7 @@ BATCH = 1000
 
 
 def build(folder: Path, names: Sequence[str]) -> Path:
-    """Build the library; instruction sets that are not named are not instrumented."""
+    """Build the library; only the named instruction sets are instrumented."""
     compiler = shlex.split(os.environ.get("CXX") or "g++")
     plain = {
         "vnni": "AVX-512 VNNI",
@@ -87,7 +87,7 @@ def preloaded() -> str:
 
 
 def batch(path: Path, args: argparse.Namespace, first: int, count: int):
-    """Yield (index, verdict, words) of calls, in as many processes as it takes."""
+    """Yield (index, verdict, message) of calls; a crash starts a new process."""
     environment = dict(
         os.environ,
         LD_PRELOAD=preloaded(),
@@ -121,7 +121,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
     parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument("--first", type=int, default=0, help="number of the first call")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--instruction-sets",
@@ -135,7 +135,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> int:
-    """Make the calls, print the table; returns the exit status."""
+    """Make the calls, print the table; return the exit status."""
     args = get_parser().parse_args(cmd)
     if args.child:
         child(args.child, args.instruction_sets, args.seed, args.first, args.calls)

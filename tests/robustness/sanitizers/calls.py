@@ -1,4 +1,4 @@
-"""Calls of packed layers with wrong arguments, made from a seed, and their verdicts."""
+"""Calls of packed layers with wrong arguments, generated from a seed, with verdicts."""
 
 import json
 import random
@@ -57,7 +57,7 @@ LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]]
 
 
 class Instrumented:
-    """The library, its last argument `isa` replaced by an instrumented set's."""
+    """The library, with an instrumented instruction set as last argument `isa`."""
 
     def __init__(self, native, names: Sequence[str]):
         self._library = native
@@ -76,7 +76,7 @@ class Instrumented:
 
 
 def change(rng: random.Random, t: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in another type, size, layout or place."""
+    """Return a tensor with another type, size, layout or device."""
 
     def cut(n: int) -> torch.Tensor:
         dim = rng.randrange(max(t.dim(), 1))
@@ -101,7 +101,7 @@ def change(rng: random.Random, t: torch.Tensor) -> torch.Tensor:
 
 
 def arguments(inputs: Sequence[torch.Tensor], layer: nn.Module) -> Tuple[Any, ...]:
-    """Return inputs as the layer takes them."""
+    """Return inputs in the form that the layer takes."""
     x, *states = inputs
     if not states:
         return (x,)
@@ -109,16 +109,16 @@ def arguments(inputs: Sequence[torch.Tensor], layer: nn.Module) -> Tuple[Any, ..
 
 
 def swap(rng: random.Random, layer: nn.Module) -> None:
-    """Give a buffer or a bias other memory."""
+    """Replace the memory of a buffer or a bias."""
     tensors = [*layer.buffers(), *layer.parameters()]
     for tensor in rng.sample(tensors, rng.choice([1, 1, 2])):
         new = change(rng, tensor.detach())
-        # Contiguous and negated it is by a private function only: not looked for.
+        # Contiguous negated tensors, from a private function only, are not tried.
         tensor.data = new.resolve_neg()
 
 
 def call_layer(rng: random.Random) -> Callable[[], Any]:
-    """Return a call of a layer in which something is wrong."""
+    """Return a call of a layer with a wrong argument or state."""
     make, inputs = LAYERS[rng.choice(list(LAYERS))]
     prepared = espnet_gq.prepare(nn.Sequential(make()), {"bits": rng.randint(1, 8)})
     model = nn.Sequential(make())
@@ -134,7 +134,7 @@ def call_layer(rng: random.Random) -> Callable[[], Any]:
             given = given[: rng.randint(1, len(given))]
     elif what == "buffers":
         if rng.random() < 0.5:
-            layer(*arguments(given, layer))  # something may be remembered
+            layer(*arguments(given, layer))  # the layer may have cached something
         swap(rng, layer)
     elif what == "moved":
         target: Any = rng.choice([torch.float64, torch.float16, "meta"])
@@ -196,7 +196,7 @@ def call_operator(rng: random.Random) -> Callable[[], Any]:
 
 
 def random_weight(rows: int, cols: int, bits: int) -> PackedWeight:
-    """Return a weight of random indices."""
+    """Return a weight with random indices."""
     planes = torch.randint(256, (planes_size(rows, cols, bits),), dtype=torch.uint8)
     return PackedWeight(planes, (rows, cols), torch.randn(2**bits), torch.rand(1) + 0.1)
 
@@ -259,14 +259,14 @@ CALLS = [call_layer, call_layer, call_layer, call_operator, call_weight, call_qu
 
 
 def flat(result: Any) -> List[torch.Tensor]:
-    """Return the tensors of a result."""
+    """Return the tensors of a result as a list."""
     if torch.is_tensor(result):
         return [result.detach()]
     return [t for part in result if part is not None for t in flat(part)]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Return whether two results agree, within what roundings to 8 bits may turn."""
+    """Return whether two results agree within the error of rounding to 8 bits."""
     pairs = list(zip(flat(a), flat(b)))
     if len(flat(a)) != len(flat(b)):
         return False
@@ -283,7 +283,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """Return a result or an exception."""
+    """Return the result, or the exception."""
     try:
         return call()
     except Exception as error:
@@ -291,10 +291,10 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 
 def judge(seed: int, index: int) -> Tuple[str, str]:
-    """Make a call; return the verdict and its words."""
+    """Make a call; return the verdict and a message."""
     rng = random.Random(f"{seed} {index}")
     torch.manual_seed(rng.randrange(2**31))
-    while True:  # not every change applies to every tensor
+    while True:  # some changes do not apply to some tensors
         try:
             call = rng.choice(CALLS)(rng)
             break
@@ -318,7 +318,7 @@ def judge(seed: int, index: int) -> Tuple[str, str]:
 
 
 def child(path: str, names: Sequence[str], seed: int, first: int, count: int) -> None:
-    """Make calls; write a line of JSON about each."""
+    """Make calls; write one line of JSON per call."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     native = Instrumented(library.load(Path(path)), names)

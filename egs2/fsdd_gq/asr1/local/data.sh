@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes data/{train,dev,test_clean,test_noisy} by joining recordings of single spoken
-# digits: see join_digits.py. The recordings are taken from the first of
+# digits (see join_digits.py). The recordings are those of the first that exists of
 #   1. --fsdd DIR, or FSDD= or DATA= in the environment
 #   2. downloads/ in this recipe
 #   3. ../shared/data next to the project
 # where DIR is the Free Spoken Digit Dataset (recordings/0_george_0.wav ...), a folder
-# with an fsdd/ of that kind inside, or single digits in LibriSpeech layout.
-# --find prints the folder found and ends. Other options go to join_digits.py.
+# that contains it as fsdd/, or a folder of single digits in LibriSpeech layout.
+# --find only prints the folder that is used. Other options are for join_digits.py.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -29,7 +29,7 @@ for dir in ${fsdd:+"${fsdd}"} downloads "${here}/../../../../../shared/data"; do
             corpus=$(readlink -f "${candidate}")
         fi
     done
-    [ "${dir}" != "${fsdd}" ] || [ -n "${corpus}" ] || break # never silently another
+    [ "${dir}" != "${fsdd}" ] || [ -n "${corpus}" ] || break # no silent fallback
 done
 if [ -z "${corpus}" ]; then
     echo "local/data.sh: no spoken digits found${fsdd:+ in ${fsdd}}: set FSDD to a" \

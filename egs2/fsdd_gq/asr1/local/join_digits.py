@@ -3,8 +3,8 @@
 
 Reads the Free Spoken Digit Dataset, or a folder of single digits in LibriSpeech
 layout, and writes Kaldi-style data directories for training, development, a clean
-test set and a noisy test set. An utterance holds recordings of one speaker and one
-split only. Everything random comes from ``--seed``.
+test set and a noisy test set. Each utterance joins recordings of one speaker and one
+split. All random choices depend on ``--seed``.
 """
 
 import argparse
@@ -20,12 +20,12 @@ WORDS = "zero one two three four five six seven eight nine".split()
 FSDD_TEST = range(0, 5)  # the corpus' own split: indices 0-4 are test, 5-49 train
 FSDD_DEV = range(45, 50)  # held out from the training indices
 
-SHORTEST = {"train": 1, "dev": 3, "test": 3}  # digits in an utterance
+SHORTEST = {"train": 1, "dev": 3, "test": 3}  # minimum number of digits per utterance
 LONGEST = 7
-RMS = 0.05  # every recording is brought to this level (about -26 dBFS)
+RMS = 0.05  # level of every recording (about -26 dBFS)
 PAUSE = (0.03, 0.20)  # seconds between two digits
 EDGE = (0.05, 0.15)  # seconds before the first and after the last digit
-FLOOR_DB = 50.0  # background noise of a clean utterance, below the speech
+FLOOR_DB = 50.0  # background noise of clean utterances, relative to the speech
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def find_librispeech_layout(root: Path) -> Iterator[Recording]:
 
 
 def find_recordings(root: Path) -> List[Recording]:
-    """Return every digit under ``root``, whichever of the two layouts it has."""
+    """Return every digit under ``root``, which may have either layout."""
     found = list(find_fsdd(root)) or list(find_librispeech_layout(root))
     missing = {"train", "dev", "test"} - {r.split for r in found}
     if missing:
@@ -78,7 +78,7 @@ def find_recordings(root: Path) -> List[Recording]:
 
 
 def load(path: Path, fs: int) -> np.ndarray:
-    """Return a recording at rate ``fs`` and level ``RMS``, mono."""
+    """Load a recording as mono with rate ``fs`` and level ``RMS``."""
     audio, rate = soundfile.read(path, dtype="float64", always_2d=True)
     audio = audio.mean(axis=1)
     if rate != fs:
@@ -93,7 +93,7 @@ def group(
     shortest: int,
     rng: np.random.Generator,
 ) -> Iterator[List[Recording]]:
-    """Yield groups of up to 7 recordings; each recording is used once a round."""
+    """Yield groups of recordings; each recording is used once per round."""
     for _ in range(rounds):
         order = [recordings[i] for i in rng.permutation(len(recordings))]
         while order:
@@ -106,7 +106,7 @@ def group(
 def join(
     pieces: Sequence[np.ndarray], fs: int, rng: np.random.Generator
 ) -> Tuple[np.ndarray, float]:
-    """Return the pieces with pauses between them, and the level of the speech."""
+    """Join the pieces with pauses; return the audio and the level of the speech."""
 
     def silence(seconds: Tuple[float, float]) -> np.ndarray:
         return np.zeros(int(rng.uniform(*seconds) * fs))
@@ -121,7 +121,7 @@ def join(
 
 
 class Noise:
-    """Babble of training recordings over noise of the same average spectrum."""
+    """Babble of training recordings over noise with the same average spectrum."""
 
     def __init__(self, pool: Sequence[np.ndarray], voices: int = 6):
         self.pool = pool
@@ -130,7 +130,7 @@ class Noise:
         self.envelope = np.sqrt(np.mean(spectra, axis=0))
 
     def __call__(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Return ``length`` samples of unit RMS."""
+        """Return ``length`` samples with unit RMS."""
         white = np.fft.rfft(rng.standard_normal(length))
         grid = np.linspace(0, len(self.envelope) - 1, len(white))
         shape = np.interp(grid, np.arange(len(self.envelope)), self.envelope)
@@ -154,12 +154,12 @@ def unit(audio: np.ndarray) -> np.ndarray:
 def at_snr(
     audio: np.ndarray, speech_rms: float, noise: np.ndarray, snr: float
 ) -> np.ndarray:
-    """Add unit-RMS ``noise`` to ``audio`` at ``snr`` dB below the speech."""
+    """Add unit-RMS ``noise`` to ``audio`` at an SNR of ``snr`` dB."""
     return audio + noise * speech_rms * 10 ** (-snr / 20)
 
 
 class DataDir:
-    """A Kaldi-style data directory being filled."""
+    """A Kaldi-style data directory that is being written."""
 
     def __init__(self, path: Path, wav_dir: Path, fs: int):
         self.path, self.wav_dir, self.fs = path, wav_dir, fs
@@ -174,7 +174,7 @@ class DataDir:
         members: Sequence[Recording],
         snr: Optional[float],
     ) -> None:
-        """Write one utterance's audio and remember its lines."""
+        """Write the audio of one utterance and store its table rows."""
         peak = np.abs(audio).max()
         wav = self.wav_dir / f"{utt}.flac"
         soundfile.write(wav, audio * min(1.0, 0.99 / peak), self.fs, "PCM_16")
@@ -187,7 +187,7 @@ class DataDir:
         }
 
     def close(self) -> None:
-        """Write the directory's files, sorted as Kaldi wants them."""
+        """Write the directory's files, sorted as Kaldi requires."""
         utts = sorted(self.rows)
         for name in ("wav.scp", "text", "utt2spk", "utt2recordings", "utt2snr"):
             lines = [f"{utt} {self.rows[utt][name]}\n" for utt in utts]
@@ -216,7 +216,7 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("corpus", type=Path, help="folder of the recordings")
-    parser.add_argument("data", type=Path, help="where the data directories go")
+    parser.add_argument("data", type=Path, help="folder for the data directories")
     parser.add_argument("--fs", type=int, default=8000, help="sampling rate in Hz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -225,7 +225,7 @@ def get_parser() -> argparse.ArgumentParser:
         nargs=3,
         default=(10000, 750, 1000),
         metavar=("TRAIN", "DEV", "TEST"),
-        help="digits to speak in a split; every recording of it is used equally often",
+        help="approximate digits per split; its recordings are used equally often",
     )
     parser.add_argument(
         "--train_snr",
@@ -233,7 +233,7 @@ def get_parser() -> argparse.ArgumentParser:
         nargs=2,
         default=(5.0, 20.0),
         metavar=("LOW", "HIGH"),
-        help="half of the training and development utterances get noise in this range",
+        help="SNR range in dB for every second training and development utterance",
     )
     parser.add_argument(
         "--test_snr", type=float, default=5.0, help="SNR of test_noisy in dB"
@@ -258,7 +258,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             for n, parts in enumerate(group(members, rounds, SHORTEST[split], rng)):
                 speech, rms = join([audio[r] for r in parts], args.fs, rng)
                 utt = f"{speaker}-{split}-{n:04d}"
-                # Drawn for every utterance so that no option shifts the others.
+                # Always drawn, so that options do not shift later random numbers.
                 bed, snr = noise(len(speech), rng), rng.uniform(*args.train_snr)
                 clean = at_snr(speech, rms, bed, FLOOR_DB)
                 if split == "test":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Speak single digits with espeak-ng, in LibriSpeech layout.
+"""Synthesize single spoken digits with espeak-ng, in LibriSpeech layout.
 
 Makes the sample in synthetic/: {train,dev,test}/SPEAKER/CHAPTER/*.flac with
-*.trans.txt. A speaker is an espeak-ng voice, a chapter one reading of the ten digits at
-its own speed and pitch. The same espeak-ng version gives the same files again.
+*.trans.txt. A speaker is an espeak-ng voice. A chapter is one reading of the ten digits
+with its own speed and pitch. The same espeak-ng version reproduces the same files.
 """
 
 import argparse
@@ -27,12 +27,12 @@ VOICES = {
     7: "en-us+m5",
     8: "en-gb+f3",
 }
-CHAPTERS = {"train": 3, "dev": 1, "test": 1}  # readings a speaker
+CHAPTERS = {"train": 3, "dev": 1, "test": 1}  # readings per speaker
 FS = 8000
 
 
 def speak(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-    """Return one word at rate FS without the silence around it."""
+    """Synthesize a word at rate FS, without the silence around it."""
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch)]
     done = subprocess.run(
         [*command, "--stdout", word], stdout=subprocess.PIPE, check=True

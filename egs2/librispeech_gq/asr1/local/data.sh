@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes data/{train,dev,test_clean,test_other} from the LibriSpeech splits found in the
-# first of
-#   1. LIBRISPEECH= in the environment (a folder with train-clean-100/ and so on)
+# Makes data/{train,dev,test_clean,test_other} from the LibriSpeech splits in the first
+# that exists of
+#   1. LIBRISPEECH= in the environment (a folder with train-clean-100/ etc.)
 #   2. downloads/LibriSpeech in this recipe
 #   3. ../shared/data/LibriSpeech next to the project
-#   4. OpenSLR, from where it downloads the splits named in PARTS= to downloads/
-# Any subset of the splits will do: see prepare_librispeech.py.
+#   4. OpenSLR: the splits named in PARTS= are downloaded to downloads/
+# Any subset of the splits suffices: see prepare_librispeech.py.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -37,7 +37,7 @@ if [ -n "${LIBRISPEECH:-}" ]; then
     done
     if [ -z "${corpus}" ]; then
         echo "local/data.sh: LIBRISPEECH=${LIBRISPEECH} holds no train-* split:" \
-            "expected train-clean-100/SPEAKER/CHAPTER/*.trans.txt there." >&2
+            "expected train-clean-100/SPEAKER/CHAPTER/*.trans.txt." >&2
         exit 1
     fi
 else
@@ -45,11 +45,11 @@ else
         "${here}/../../../../../shared/data/LibriSpeech"; do
         if [ -z "${corpus}" ] && has_splits "${dir}"; then corpus=${dir}; fi
     done
-    # An interrupted download is gone on with.
+    # An interrupted download is resumed.
     if [ -z "${corpus}" ] || compgen -G "downloads/*.tar.gz" > /dev/null; then
         download downloads || {
-            echo "local/data.sh: LibriSpeech is neither in downloads/LibriSpeech nor" \
-                "could it be fetched from ${url}: set LIBRISPEECH to its folder." >&2
+            echo "local/data.sh: LibriSpeech is not in downloads/LibriSpeech and" \
+                "downloading it from ${url} failed: set LIBRISPEECH to its folder." >&2
             exit 1
         }
         corpus=downloads/LibriSpeech

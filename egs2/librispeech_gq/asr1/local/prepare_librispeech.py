@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make Kaldi-style data directories from whichever LibriSpeech splits are there.
+"""Make Kaldi-style data directories from the available LibriSpeech splits.
 
-train is all of train-*, dev all of dev-*, test_clean and test_other are the splits of
-these names. Where dev-* has fewer than --min_dev utterances, the last utterances of
-every training chapter (--held_out of them) are taken from train and added to dev.
+train is all of train-*, dev is all of dev-*, and test_clean and test_other are the
+splits of these names. If dev-* has fewer than --min_dev utterances, the last utterances
+of every training chapter (a share of --held_out) are moved from train to dev.
 """
 
 import argparse
@@ -24,7 +24,7 @@ class Utterance(NamedTuple):
 
 
 def read_split(root: Path) -> List[Utterance]:
-    """Return the utterances of one split, in order; [] where it is missing."""
+    """Return the utterances of one split, in order; empty if it is missing."""
     found = []
     for trans in sorted(root.glob("*/*/*.trans.txt")):
         for line in trans.read_text(encoding="utf-8").splitlines():
@@ -60,18 +60,18 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("corpus", type=Path, help="folder with train-clean-100/ etc.")
-    parser.add_argument("data", type=Path, help="where the data directories go")
+    parser.add_argument("data", type=Path, help="folder for the data directories")
     parser.add_argument(
-        "--min_dev", type=int, default=20, help="dev utterances wanted at least"
+        "--min_dev", type=int, default=20, help="minimum number of dev utterances"
     )
     parser.add_argument(
-        "--held_out", type=float, default=0.05, help="share of a chapter given to dev"
+        "--held_out", type=float, default=0.05, help="share of a chapter moved to dev"
     )
     return parser
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Write the data directories and say what they were made from."""
+    """Write the data directories and print their sources."""
     args = get_parser().parse_args(cmd)
     splits = {
         d.name: read_split(d)
@@ -89,7 +89,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             for u in group[len(group) - max(1, int(args.held_out * len(group))) :]
         ]
         print(
-            f"dev-* has {len(dev)} utterances only: {len(held)} of train-* are held "
+            f"dev-* has only {len(dev)} utterances: {len(held)} of train-* are held "
             "out for dev"
         )
         train, dev = sorted(set(train) - set(held)), sorted(dev + held)
@@ -99,7 +99,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         if splits.get(name):
             write_data_dir(args.data / name.replace("-", "_"), splits[name])
         else:
-            print(f"{name} is missing: leave it out with --test_sets")
+            print(f"{name} is missing: omit it from --test_sets")
 
 
 if __name__ == "__main__":

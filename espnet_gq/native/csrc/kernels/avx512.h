@@ -9,6 +9,11 @@
 
 #define GQ_LANES 16
 #define GQ_AVX512 "avx512f,avx512bw,avx512dq,avx512vl,fma"
+/* GCC 12 and older warn of its own intrinsics' undefined operands (GCC bug 105593). */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "target.h"

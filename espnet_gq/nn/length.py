@@ -1,9 +1,9 @@
-"""How long the annealing lasts, and the training beside it.
+"""The length of the annealing, compared with that of the training.
 
-Without `gq_conf.annealing.steps` the annealing lasts as long as the training that it
-began with. A training that is resumed with another length keeps it: the temperature
-goes on where it was, and it is said where the two end apart. `annealing.steps`, added
-to the configuration of a training that is resumed, is the new length.
+Without `gq_conf.annealing.steps` the annealing lasts as long as the training in which
+it began. A training that is resumed with another length keeps it: the temperature
+continues from where it was, and a warning says where the two ends differ.
+`annealing.steps`, added to the configuration of a resumed training, sets a new length.
 """
 
 import logging
@@ -12,16 +12,16 @@ from typing import Dict, List, Optional, Tuple
 from espnet_gq.quantizer import Quantizer
 
 NEARLY = 0.95
-"""An annealing is over from this share of its steps: mixed precision skips some."""
-STRETCH = "to anneal over the whole of it, set gq_conf.annealing.steps to "
+"""Share of its steps that completes an annealing: mixed precision skips some."""
+STRETCH = "to anneal over the whole training, set gq_conf.annealing.steps to "
 
 
 def set_total_steps(quantizers: List[Quantizer], total: Optional[int]) -> None:
-    """Let the annealing last as long as the training where nothing else is said.
+    """Anneal over the whole training, unless `annealing.steps` is set.
 
     Args:
         quantizers: Those of the model.
-        total: Optimizer steps of the whole training, None where that is unknown.
+        total: Optimizer steps of the whole training, None if unknown.
 
     Raises:
         ValueError: If the length of the training is unknown.
@@ -39,7 +39,7 @@ def set_total_steps(quantizers: List[Quantizer], total: Optional[int]) -> None:
 
 
 def follow_configuration(quantizers: List[Quantizer]) -> None:
-    """Let the annealing of a checkpoint last as its configuration now says."""
+    """Apply a new `annealing.steps` to quantizers loaded from a checkpoint."""
     changed: Dict[int, List[Tuple[Quantizer, int]]] = {}
     for quantizer in quantizers:
         steps = quantizer.annealing.steps
@@ -51,7 +51,7 @@ def follow_configuration(quantizers: List[Quantizer]) -> None:
         for quantizer, steps in group:
             quantizer.total_steps = steps
         logging.warning(
-            f"GQ: the annealing was begun over {before} optimizer steps and goes on "
+            f"GQ: the annealing began over {before} optimizer steps and continues "
             f"over {first.total_steps} (gq_conf.annealing.steps); at step "
             f"{first.step} the temperature goes from {alpha:.3g} to {first.alpha:.3g}"
         )
@@ -60,12 +60,12 @@ def follow_configuration(quantizers: List[Quantizer]) -> None:
 def compare_lengths(
     quantizers: List[Quantizer], planned: Optional[int], slack: float = 0
 ) -> None:
-    """Say where the annealing and the training end at different steps.
+    """Warn where the annealing and the training end at different steps.
 
     Args:
         quantizers: Those of the model; their length is set.
-        planned: Optimizer steps of the whole training, None where that is unknown.
-        slack: So many steps are no difference.
+        planned: Optimizer steps of the whole training, None if unknown.
+        slack: Difference in steps that is tolerated.
     """
     if planned is None:
         return
@@ -82,15 +82,18 @@ def compare_lengths(
         if planned > total + slack and not asked:
             since = max(total, quantizer.step)
             logging.warning(
-                f"GQ: the annealing ends at optimizer step {total}, as it was begun, "
-                f"and the training now at step {planned}: {planned - since} steps are "
-                f"trained at the final temperature {end:.3g}; {STRETCH}{planned}"
+                f"GQ: the annealing ends at optimizer step {total}, as planned when it "
+                f"began, and the training now at step {planned}: {planned - since} "
+                f"steps are trained at the final temperature {end:.3g}; "
+                f"{STRETCH}{planned}"
             )
         elif planned < total - slack:
             alpha = quantizer.annealing.alpha(planned, total)
+            why = (
+                " (gq_conf.annealing.steps)" if asked else ", as planned when it began,"
+            )
             logging.warning(
-                f"GQ: the annealing ends at optimizer step {total}"
-                f"{' (gq_conf.annealing.steps)' if asked else ', as it was begun,'} "
+                f"GQ: the annealing ends at optimizer step {total}{why} "
                 f"and the training at step {planned}: it stops at temperature "
                 f"{alpha:.3g} of {end:.3g}, and weights that have not settled move "
                 f"when they are packed; {STRETCH}{planned}"
@@ -98,7 +101,7 @@ def compare_lengths(
 
 
 def say_if_unfinished(quantizers: List[Quantizer]) -> None:
-    """Say that a training has ended before its annealing did."""
+    """Warn that a training has ended before its annealing."""
     for total, quantizer in _by_length(quantizers).items():
         if total and quantizer.step < NEARLY * total:
             logging.warning(
@@ -112,7 +115,7 @@ def say_if_unfinished(quantizers: List[Quantizer]) -> None:
 def _by_length(quantizers: List[Quantizer]) -> Dict[int, Quantizer]:
     """Return length of annealing -> a quantizer with the highest final temperature.
 
-    Those whose temperature never changes have no annealing to speak of.
+    Quantizers whose temperature is constant are left out.
     """
     ends = [(q.annealing.start, q.annealing.end, q) for q in quantizers]
     annealed = [
