@@ -5,18 +5,16 @@ A checkpoint does not say which of its tensors are parameters and which are buff
 model comes from `count`.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Mapping, Optional, Set, Union
+from typing import Collection, Dict, Mapping, Optional, Set, Union
 
+import torch
 from torch import nn
 
-from espnet_gq.packing import (
-    is_packed,
-    load_state_dict,
-    quantized_names,
-    unpack_state_dict,
-)
+from espnet_gq.packing import is_packed, load_state_dict, quantized_names
+from espnet_gq.packing.checkpoint import QuantizedTensor, tensors
 from espnet_gq.packing.stored import is_quantizer_key
 
 _NOT_PARAMETERS = ("num_batches_tracked", "running_mean", "running_var")
@@ -136,17 +134,30 @@ def describe(
     Raises:
         FileNotFoundError, ValueError: If the file cannot be read as a checkpoint.
     """
-    state = load_state_dict(path)
+    state = load_state_dict(path, mmap=True)
     packed = is_packed(state)
-    if packed:
-        state = unpack_state_dict(state)
-    names = set(quantized_names(state))
-    bits = {n: float(state[f"{n}_quantizer.saved_state"][0]) for n in names}
-    own = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
-    counted = count({k: v.numel() for k, v in own.items()}, bits, parameters)
-    rest = sum(v.numel() * v.element_size() for k, v in own.items() if k not in names)
+    sizes: Dict[str, int] = {}
+    bits: Dict[str, float] = {}
+    rest = 0
+    if packed:  # without unpacking it: the float model may not fit in memory
+        for name, value in tensors(state):
+            if isinstance(value, QuantizedTensor):
+                sizes[name] = math.prod(value.shape)
+                bits[name] = float(value.quantizer.bits)
+            elif torch.is_tensor(value):
+                sizes[name] = value.numel()
+                rest += value.numel() * value.element_size()
+    else:
+        names = set(quantized_names(state))
+        bits = {n: float(state[f"{n}_quantizer.saved_state"][0]) for n in names}
+        own = {k: v for k, v in state.items() if not is_quantizer_key(k, names)}
+        sizes = {k: v.numel() for k, v in own.items()}
+        rest = sum(
+            v.numel() * v.element_size() for k, v in own.items() if k not in names
+        )
+    counted = count(sizes, bits, parameters)
     return Description(
-        format="packed" if packed else "qat" if names else "float",
+        format="packed" if packed else "qat" if bits else "float",
         count=counted,
         file_bytes=Path(path).stat().st_size,
         expected_bytes=counted.quantized * counted.bits / 8 + rest,

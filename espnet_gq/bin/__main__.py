@@ -18,6 +18,9 @@ GROUPS: Dict[str, Dict[str, str]] = {
         "pack": "turn a checkpoint of a training into a packed or a float one",
         "report": "table and plots of each quantized tensor of a checkpoint",
     },
+    "Without training": {
+        "quantize": "make a trained float model smaller, with or without data",
+    },
     "Bits per tensor": {
         "sensitivity": "measure the cost of quantizing each tensor alone",
         "allocate": "choose the bits of each tensor under a budget",

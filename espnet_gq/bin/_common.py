@@ -1,6 +1,7 @@
 """Shared by the commands: their parser, their errors, some of their options."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, NoReturn, Optional, Sequence, Tuple, Type
@@ -8,6 +9,10 @@ from typing import Any, Callable, Dict, NoReturn, Optional, Sequence, Tuple, Typ
 PROGRAM = "espnet-gq"
 BAD_INPUT = 2
 """Exit status, the same as argparse's."""
+UNITS = {
+    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9},
+    **{"kib": 2**10, "mib": 2**20, "gib": 2**30},
+}
 
 
 class Ended(SystemExit):
@@ -91,6 +96,39 @@ def read_config(path: Path) -> Dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no options; allowed: config.yaml of a training")
     return config
+
+
+def number(text: str) -> float:
+    """Return the value of an option that is a number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number; allowed: 0 or more"
+        )
+    return value
+
+
+def size(text: str) -> float:
+    """Return the bytes that an option such as 6MB says."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", text.strip().lower())
+    if not found or found[2] not in UNITS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; allowed: a number of bytes, or one with a unit "
+            "(kB, MB, GB, KiB, MiB, GiB) such as 6MB"
+        )
+    return float(found[1]) * UNITS[found[2]]
+
+
+def utterances(text: str) -> int:
+    """Return the value of an option that is a number of utterances."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of utterances; allowed: 1 or more"
+        )
+    return int(text)
 
 
 def add_data_directories(parser: argparse.ArgumentParser, source: str) -> None:

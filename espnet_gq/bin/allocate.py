@@ -5,7 +5,6 @@ with the chosen widths; without, the three gq_conf to paste into one.
 """
 
 import argparse
-import re
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -22,35 +21,8 @@ from espnet_gq.analysis.allocation import (
 )
 from espnet_gq.analysis.sensitivity import Sensitivity
 from espnet_gq.analysis.tables import markdown
-from espnet_gq.bin._common import Parser, execute, read_config
+from espnet_gq.bin._common import Parser, execute, number, read_config, size
 from espnet_gq.files import write_text
-
-UNITS = {
-    **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9},
-    **{"kib": 2**10, "mib": 2**20, "gib": 2**30},
-}
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number; allowed: 0 or more"
-        )
-    return value
-
-
-def _size(text: str) -> float:
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", text.strip().lower())
-    if not found or found[2] not in UNITS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; allowed: a number of bytes, or one with a unit "
-            "(kB, MB, GB, KiB, MiB, GiB) such as 6MB"
-        )
-    return float(found[1]) * UNITS[found[2]]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -61,14 +33,14 @@ def get_parser() -> argparse.ArgumentParser:
     )
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
-        "--effective_bits", type=_number, help="mean bits per quantized weight"
+        "--effective_bits", type=number, help="mean bits per quantized weight"
     )
     budget.add_argument(
-        "--max_size", type=_size, help="size of the whole packed file, such as 6MB"
+        "--max_size", type=size, help="size of the whole packed file, such as 6MB"
     )
     budget.add_argument(
         "--max_loss",
-        type=_number,
+        type=number,
         help="largest summed cost, for the smallest file",
     )
     parser.add_argument(

@@ -75,7 +75,10 @@ def _convert(args: argparse.Namespace, model: Path, output: Path) -> None:
     if is_packed(state):
         state = unpack_state_dict(state)
     if not quantized_names(state):
-        raise ValueError("no tensor in it is quantized: it is a float checkpoint")
+        raise ValueError(
+            "no tensor in it is quantized: it is a float checkpoint, which espnet-gq "
+            "quantize packs without training"
+        )
     if args.format == "packed":
         save(pack_state_dict(state), output)
         return

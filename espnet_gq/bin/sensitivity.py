@@ -21,7 +21,7 @@ from espnet_gq.analysis.sensitivity import (
     measure,
     unquantized_size,
 )
-from espnet_gq.bin._common import Parser, execute, fail
+from espnet_gq.bin._common import Parser, execute, fail, utterances
 from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
 
 INTERRUPTED = 130
@@ -47,14 +47,6 @@ def _widths(text: str) -> List[int]:
             f"{text!r} are not bit widths; allowed: numbers from 1 to 8 such as 2,4,8"
         )
     return bits
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of utterances; allowed: 1 or more"
-        )
-    return int(text)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -86,12 +78,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--bits", type=_widths, default="1,2,3,4,5,6,8")
     parser.add_argument(
         "--num_utterances",
-        type=_count,
+        type=utterances,
         default=200,
         help="number of utterances, spread evenly over the set",
     )
     parser.add_argument(
-        "--batch_size", type=_count, default=8, help="utterances in a batch"
+        "--batch_size", type=utterances, default=8, help="utterances in a batch"
     )
     parser.add_argument("--output", type=Path, default=Path("sensitivity.json"))
     return parser

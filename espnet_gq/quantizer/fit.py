@@ -4,11 +4,13 @@ Starting from s = max|w| instead costs points of word error rate at 2 bits that 
 does not recover.
 """
 
+import math
 from typing import Sequence, Tuple
 
 import torch
 
 from espnet_gq.quantizer.assignment import hard_index
+from espnet_gq.quantizer.function import hard_quantize
 from espnet_gq.quantizer.mulaw import codebook
 
 RATIOS = torch.logspace(-1, 0, 25, dtype=torch.float64, device="cpu")
@@ -16,6 +18,11 @@ CURVATURES = torch.logspace(
     -1.523, 2.407, 14, dtype=torch.float64, device="cpu"
 )  # 0.03 to 255
 MIN_SCALE = 1e-30
+LARGE = 2**16
+"""Tensors with more weights are fitted in float32, and searched on a sample."""
+SAMPLE = 2**16
+CHUNK = 2**18
+REFINEMENTS = 4
 
 
 def _search(x: torch.Tensor, codebooks: Sequence[torch.Tensor]) -> Tuple[float, int]:
@@ -44,7 +51,7 @@ def _search(x: torch.Tensor, codebooks: Sequence[torch.Tensor]) -> Tuple[float, 
 
 def _refine(w: torch.Tensor, scale: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """Return scales (rows, 1): four rounds of assignment and least squares."""
-    for _ in range(4):
+    for _ in range(REFINEMENTS):
         z = c[hard_index(w / scale, c)]
         shape = (scale.shape[0], -1)
         numerator = (w * z).reshape(shape).sum(1)
@@ -62,6 +69,8 @@ def _fit_scales(
     Raises:
         ValueError: If w holds a value that is not finite.
     """
+    if w.numel() > LARGE:
+        return _fit_large(w, codebooks, scales)
     rows, peak = rows_and_peaks(w, scales)
     ratio, number = 1.0, 0
     if codebooks[0].numel() > 2:
@@ -69,6 +78,41 @@ def _fit_scales(
     scale = peak * ratio
     if rows.numel():
         scale = _refine(rows, scale, codebooks[number])
+    return scale[:, 0].log().float().to(w.device), number
+
+
+def _fit_large(
+    w: torch.Tensor, codebooks: Sequence[torch.Tensor], scales: int
+) -> Tuple[torch.Tensor, int]:
+    """Return what `_fit_scales` does, of a tensor that is too large for float64.
+
+    The search sees SAMPLE weights, evenly spread over rows and columns; the scales are
+    refined on all of them, some rows at a time.
+    """
+    if not torch.isfinite(w).all():
+        raise ValueError("the weights hold NaN or infinite values")
+    rows = w.detach().reshape(scales, -1).cpu()
+    peak = torch.stack([row.abs().amax() for row in rows]).double()
+    peak = peak.clamp_min(MIN_SCALE)[:, None]
+    ratio, number = 1.0, 0
+    if codebooks[0].numel() > 2:
+        step = max(1, rows.numel() // SAMPLE)
+        while math.gcd(step, rows.shape[1]) > 1:  # else whole columns are left out
+            step += 1
+        at = torch.arange(0, rows.numel(), step)
+        sample = rows.flatten()[at].double() / peak[at // rows.shape[1], 0]
+        ratio, number = _search(sample, codebooks)
+    scale, c = peak * ratio, codebooks[number].float()
+    chunk = max(1, CHUNK // rows.shape[1])
+    for first in range(0, scales, chunk):
+        part = rows[first : first + chunk].float()
+        s = scale[first : first + chunk]
+        for _ in range(REFINEMENTS):
+            z = hard_quantize(part, s[:, 0].log().float(), c)
+            numerator = (part * z).sum(1, dtype=torch.float64)[:, None]
+            power = z.square().sum(1, dtype=torch.float64)[:, None]
+            better = s * numerator / power.clamp_min(1e-300)
+            s.copy_(torch.where(better > 0, better, s).clamp_min(MIN_SCALE))
     return scale[:, 0].log().float().to(w.device), number
 
 

@@ -9,7 +9,7 @@ from tiny_task import RNNT, SECOND_TASK, Task
 from untrained import build, data, save
 
 from espnet_gq.analysis.sensitivity import Sensitivity
-from espnet_gq.bin import allocate, sensitivity
+from espnet_gq.bin import _common, allocate, sensitivity
 from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import pack
 
@@ -163,4 +163,4 @@ def test_a_wrong_option_says_what_is_allowed(source, capsys, options, sentence):
     [("6MB", 6e6), ("1.5 MiB", 1.5 * 2**20), ("700000", 7e5), ("70kb", 7e4)],
 )
 def test_sizes(text, size):
-    assert allocate._size(text) == size
+    assert _common.size(text) == size

@@ -35,14 +35,13 @@ from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.espnet.training.options import quantizes
 from espnet_gq.packing import (
     CheckpointError,
-    harden_state_dict,
     is_packed,
     load_state_dict,
     pack_state_dict,
     quantized_names,
     save,
-    unpack_state_dict,
 )
+from espnet_gq.packing.writer import unpack
 
 PathLike = Union[str, Path]
 CARD = "README.md"
@@ -78,7 +77,7 @@ def zip_model(
     """
     check_files(asr_train_config, asr_model_file)
     config = read_yaml(asr_train_config)
-    state = load_state_dict(asr_model_file)
+    state = load_state_dict(asr_model_file, mmap=True)
     if not is_packed(state) and quantized_names(state):
         raise ValueError(
             f"{asr_model_file} is quantized but not packed; allowed: what "
@@ -99,7 +98,7 @@ def zip_model(
                 _copy(path, float_folder / names[path])
             stem = model.removesuffix(".pth").removesuffix(".packed")
             weights = f"{stem}{FLOAT_WEIGHTS}"
-            save(harden_state_dict(unpack_state_dict(state)), float_folder / weights)
+            save(unpack(state), float_folder / weights)
             float_config = plain_config(config)
             name = f"{stem}.float.yaml"
             _write(float_folder, name, float_config, weights, further, names)

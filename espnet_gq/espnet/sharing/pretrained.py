@@ -210,7 +210,7 @@ def _downloaded(name: str, cachedir: Optional[PathLike]) -> Path:
 
 
 # ---- Building it --------------------------------------------------------------------
-def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
+def located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
     """Return a configuration in which names of files in the roots are absolute.
 
     Args:
@@ -225,12 +225,12 @@ def _located(value: Any, roots: Sequence[Path], done: Dict[int, Any]) -> Any:
         for key, item in value.items():
             # Tokens may look like file names.
             words = key == "token_list" and isinstance(item, list)
-            found[key] = item if words else _located(item, roots, done)
+            found[key] = item if words else located(item, roots, done)
         return found
     if isinstance(value, list):
         items: List[Any] = []
         done[id(value)] = items
-        items.extend(_located(item, roots, done) for item in value)
+        items.extend(located(item, roots, done) for item in value)
         return items
     if isinstance(value, str) and ("/" in value or Path(value).suffix):
         for root in roots:
@@ -250,7 +250,7 @@ def build(constructor, model: Model, options: Dict[str, Any]):
     with tempfile.TemporaryDirectory() as temporary:
         files = {key: str(path) for key, path in model.files.items()}
         for key in set(files) & set(YAML_FILES):
-            config = _located(read_yaml(files[key]), model.roots, {})
+            config = located(read_yaml(files[key]), model.roots, {})
             files[key] = f"{temporary}/{key}.yaml"
             Path(files[key]).write_text(yaml.safe_dump(config), encoding="utf-8")
         with tensors_only(), _force_weights_only():

@@ -361,7 +361,7 @@ def test_what_is_no_model(recipe, tmp_path):
 
 
 def test_words_that_are_called_as_files_are_stay_words(tmp_path):
-    from espnet_gq.espnet.sharing.pretrained import _located
+    from espnet_gq.espnet.sharing.pretrained import located
 
     (tmp_path / "exp").mkdir()
     for name in ("exp/a.npz", "none", "b.model"):
@@ -375,7 +375,7 @@ def test_words_that_are_called_as_files_are_stay_words(tmp_path):
     }
     config["again"] = config["normalize_conf"]
     config["itself"] = config
-    found = _located(config, [tmp_path], {})
+    found = located(config, [tmp_path], {})
     assert found["token_list"] == config["token_list"]
     assert found["bpemodel"] == str(tmp_path / "b.model")
     assert found["cleaner"] == "none" and found["elsewhere"] == config["elsewhere"]

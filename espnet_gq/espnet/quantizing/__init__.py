@@ -1,0 +1,1 @@
+"""Any trained ESPnet recogniser made smaller: its files found, read and written."""
