@@ -29,15 +29,25 @@ def _address(tensor: torch.Tensor, size: int, what: str) -> int:
     return address(tensor, torch.float32, size, what)
 
 
+def _check_shape(tensor: torch.Tensor, like: torch.Tensor, what: str) -> None:
+    if tensor.shape != like.shape:
+        raise ValueError(
+            f"{what} have shape {tuple(tensor.shape)}; allowed: {tuple(like.shape)}"
+        )
+
+
 def _codebook(w, scale, inv_scale, c) -> Codebook:
     """Return what the weights are quantized with, as the library takes it."""
-    if w.dim() != 2 or scale.numel() not in (1, len(w)):
+    if w.dim() != 2 or scale.shape not in ((1, 1), (len(w), 1)):
         raise ValueError(
-            f"{scale.numel()} scales for weights of shape {tuple(w.shape)}; allowed: "
-            "one for all rows, or one per row"
+            f"scales of shape {tuple(scale.shape)} for weights of shape "
+            f"{tuple(w.shape)}; allowed: (1, 1) or (rows, 1) for (rows, cols)"
         )
-    if c.numel() not in LEVELS:
-        raise ValueError(f"{c.numel()} centroids; allowed: 2, 4, ..., 256")
+    if c.dim() != 1 or c.numel() not in LEVELS:
+        raise ValueError(
+            f"centroids of shape {tuple(c.shape)}; allowed: (2,), (4,), ..., (256,)"
+        )
+    _check_shape(inv_scale, scale, "the inverse scales")
     return Codebook(
         _address(c, c.numel(), "the centroids"),
         _address(scale, scale.numel(), "the scales"),
@@ -94,6 +104,8 @@ def backward(
     isa: int = 0,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients for w, ln s and ln mu; see `assignment.backward`."""
+    _check_shape(grad, w, "the gradients")
+    _check_shape(dc, c, "the derivatives of the centroids")
     grad, w = grad.contiguous(), w.contiguous()
     out = torch.empty_like(w)
     grad_scale = w.new_empty(scale.numel())
@@ -101,9 +113,9 @@ def backward(
     check(
         _built().gq_backward(
             _codebook(w, scale, inv_scale, c),
-            _address(dc, c.numel(), "the derivative of the centroids"),
+            _address(dc, c.numel(), "the derivatives of the centroids"),
             _address(w, w.numel(), "the weights"),
-            _address(grad, w.numel(), "the gradient"),
+            _address(grad, w.numel(), "the gradients"),
             *w.shape,
             _address(out, w.numel(), "the result"),
             _address(grad_scale, scale.numel(), "the gradient of the scales"),

@@ -164,7 +164,7 @@ def test_what_changes_no_result_is_said_and_ignored(
     assert "is not read" not in caplog.text
     with caplog.at_level(logging.WARNING):
         found = decode(model(name), data, tmp_path / "with", *extra)
-    assert f"{extra[0][2:]} is not read: it changes nothing" in caplog.text
+    assert f"{extra[0][2:]} is not read: it does not affect the search" in caplog.text
     assert found[0] == plain[0] and found[1].expected == plain[1]
 
 

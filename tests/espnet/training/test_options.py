@@ -7,7 +7,7 @@ from espnet2.train.trainer import Trainer
 from tiny_task import SECOND_TASK, Task
 from untrained import task_class
 
-from espnet_gq.espnet.training.options import UNSUPPORTED, check_at_start, quantizes
+from espnet_gq.espnet.training.options import UNSUPPORTED, main_worker, quantizes
 from espnet_gq.espnet.training.trainer import GQTrainer
 from espnet_gq.nn import GQConfigError
 
@@ -47,22 +47,16 @@ def test_which_trainings_are_quantized(options, expected):
 def test_a_float_model_keeps_deepspeed():
     """ESPnet grants it to its own trainer only."""
 
+    trained_by = []
+
     class FloatTask:
         trainer = GQTrainer
-        trained_by = []
 
         @classmethod
-        def check_required_command_args(cls, args):
-            assert args.encoder == "rnn"
-
-        @classmethod
+        @main_worker
         def main_worker(cls, args):
-            cls.trained_by.append(cls.trainer)
+            trained_by.append(cls.trainer)
 
-    check_at_start(FloatTask)
-    check_at_start(FloatTask)
     for use in (True, False):
-        args = Namespace(encoder="rnn", use_deepspeed=use)
-        FloatTask.check_required_command_args(args)
-        FloatTask.main_worker(args)
-    assert FloatTask.trained_by == [Trainer, GQTrainer]
+        FloatTask.main_worker(Namespace(encoder="rnn", use_deepspeed=use))
+    assert trained_by == [Trainer, GQTrainer]
