@@ -87,5 +87,5 @@ def test_other_files_are_not_overwritten(tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"benchmark": "training_cost"}')
     done = run("--quick", "--json", other, check=False)
-    assert done.returncode == 2 and "holds something else" in done.stderr
+    assert done.returncode == 2 and "holds no figures" in done.stderr
     assert other.read_text() == '{"benchmark": "training_cost"}'
