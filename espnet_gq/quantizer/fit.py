@@ -4,10 +4,10 @@ Starting from s = max|w| instead costs points of word error rate at 2 bits that 
 does not recover.
 """
 
-import math
-from typing import Sequence, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import torch
+from torch import nn
 
 from espnet_gq.quantizer.assignment import hard_index
 from espnet_gq.quantizer.function import hard_quantize
@@ -18,32 +18,65 @@ CURVATURES = torch.logspace(
     -1.523, 2.407, 14, dtype=torch.float64, device="cpu"
 )  # 0.03 to 255
 MIN_SCALE = 1e-30
-LARGE = 2**16
-"""Tensors with more weights are fitted in float32, and searched on a sample."""
-SAMPLE = 2**16
+LARGE = 2**20
+"""Tensors with more weights are fitted in float32, and searched by a histogram."""
 CHUNK = 2**18
 REFINEMENTS = 4
 
 
-def _search(x: torch.Tensor, codebooks: Sequence[torch.Tensor]) -> Tuple[float, int]:
+class _Sorted(NamedTuple):
+    """Weights over their peak in ascending order, float64; equal ones may be merged."""
+
+    x: torch.Tensor
+    counts: torch.Tensor
+    """Number of weights before each of x, and of all (len(x) + 1,)."""
+    sums: torch.Tensor
+    """Sum of the weights before each of x, and of all (len(x) + 1,)."""
+
+
+def _sorted(rows: torch.Tensor, peak: torch.Tensor) -> _Sorted:
+    x = (rows / peak).flatten().sort().values
+    counts = torch.arange(len(x) + 1, dtype=x.dtype, device="cpu")
+    return _Sorted(x, counts, nn.functional.pad(x.cumsum(0), (1, 0)))
+
+
+def _histogram(rows: torch.Tensor, peak: torch.Tensor) -> _Sorted:
+    """Return the weights, those that round to the same float16 merged."""
+    bins = 2**16
+    counts = torch.zeros(bins, dtype=torch.float64, device="cpu")
+    sums = torch.zeros_like(counts)
+    for first in range(0, rows.numel(), CHUNK):
+        at = slice(first, first + CHUNK)
+        scale = peak[:, 0][torch.arange(*at.indices(rows.numel())) // rows.shape[1]]
+        x = rows.flatten()[at].double() / scale
+        pattern = x.half().view(torch.int16).int()
+        size = pattern & 0x7FFF  # the sign is the first bit
+        index = torch.where(pattern < 0, -size, size) + bins // 2
+        counts += torch.bincount(index, minlength=bins)
+        sums += torch.bincount(index, x, minlength=bins)
+    counts, sums = counts[counts > 0], sums[counts > 0]
+    ends = (nn.functional.pad(t.cumsum(0), (1, 0)) for t in (counts, sums))
+    return _Sorted(sums / counts, *ends)
+
+
+def _search(weights: _Sorted, codebooks: Sequence[torch.Tensor]) -> Tuple[float, int]:
     """Return the s / max|w| and the number of the codebook of least squared error.
 
     Args:
-        x: All weights over their peak, flat, float64.
+        weights: All weights.
         codebooks: Normalised centroids, ascending, float64.
 
     The weights between two decision thresholds share a centroid z: their error is
     n z^2 - 2 z sum(x) + sum(x^2), from counts and sums of the sorted weights.
     """
-    x = x.sort().values
-    sums = torch.cat([x.new_zeros(1), x.cumsum(0)])
     best = (float("inf"), 1.0, 0)
     for number, c in enumerate(codebooks):
         z = RATIOS[:, None] * c
-        edges = torch.searchsorted(x, 0.5 * (z[:, :-1] + z[:, 1:]))
-        edges = torch.nn.functional.pad(edges, (1, 0))
-        edges = torch.nn.functional.pad(edges, (0, 1), value=x.numel())
-        errors = (z.square() * edges.diff() - 2 * z * sums[edges].diff()).sum(1)
+        edges = torch.searchsorted(weights.x, 0.5 * (z[:, :-1] + z[:, 1:]))
+        edges = nn.functional.pad(edges, (1, 0))
+        edges = nn.functional.pad(edges, (0, 1), value=len(weights.x))
+        n, total = weights.counts[edges].diff(), weights.sums[edges].diff()
+        errors = (z.square() * n - 2 * z * total).sum(1)
         error, index = errors.min(0)
         best = min(best, (float(error), float(RATIOS[index]), number))
     return best[1:]
@@ -74,7 +107,7 @@ def _fit_scales(
     rows, peak = rows_and_peaks(w, scales)
     ratio, number = 1.0, 0
     if codebooks[0].numel() > 2:
-        ratio, number = _search((rows / peak).flatten(), codebooks)
+        ratio, number = _search(_sorted(rows, peak), codebooks)
     scale = peak * ratio
     if rows.numel():
         scale = _refine(rows, scale, codebooks[number])
@@ -84,11 +117,7 @@ def _fit_scales(
 def _fit_large(
     w: torch.Tensor, codebooks: Sequence[torch.Tensor], scales: int
 ) -> Tuple[torch.Tensor, int]:
-    """Return what `_fit_scales` does, of a tensor that is too large for float64.
-
-    The search sees SAMPLE weights, evenly spread over rows and columns; the scales are
-    refined on all of them, some rows at a time.
-    """
+    """Return what `_fit_scales` does, for a tensor too large to sort in float64."""
     if not torch.isfinite(w).all():
         raise ValueError("the weights hold NaN or infinite values")
     rows = w.detach().reshape(scales, -1).cpu()
@@ -96,12 +125,7 @@ def _fit_large(
     peak = peak.clamp_min(MIN_SCALE)[:, None]
     ratio, number = 1.0, 0
     if codebooks[0].numel() > 2:
-        step = max(1, rows.numel() // SAMPLE)
-        while math.gcd(step, rows.shape[1]) > 1:  # else whole columns are left out
-            step += 1
-        at = torch.arange(0, rows.numel(), step)
-        sample = rows.flatten()[at].double() / peak[at // rows.shape[1], 0]
-        ratio, number = _search(sample, codebooks)
+        ratio, number = _search(_histogram(rows, peak), codebooks)
     scale, c = peak * ratio, codebooks[number].float()
     chunk = max(1, CHUNK // rows.shape[1])
     for first in range(0, scales, chunk):

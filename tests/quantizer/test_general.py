@@ -264,3 +264,23 @@ def test_mathematics_is_float32_under_autocast():
     plain = quantizer(w)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(quantizer(w), plain)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("scales", [1, 24])
+def test_a_large_tensor_is_fitted_as_well_by_a_histogram(bits, scales, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(24, 4096, generator=generator) ** 3
+
+    def error():
+        log_scale, log_mu = fit(w, bits, scales)
+        hard = hard_quantize(w, log_scale, codebook(log_mu, bits, torch.float32)[0])
+        return float((w - hard).square().sum())
+
+    exact = error()
+    monkeypatch.setattr("espnet_gq.quantizer.fit.LARGE", w.numel() - 1)
+    monkeypatch.setattr("espnet_gq.quantizer.fit.CHUNK", 5000)
+    assert error() == pytest.approx(exact, rel=0.001)
+    w[3, 5] = float("inf")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        fit(w, bits, scales)
