@@ -35,7 +35,7 @@ $(STAMP): $(SOURCES)
 	test -e "$(STAMP)" || rm -rf "$(VENV)"
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
 	@# pip 26.3 rejects the metadata of ci_sdr, a dependency of ESPnet 202511.
-	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip<26.3'
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1,<26.3'
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	touch "$(STAMP)"
 
