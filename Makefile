@@ -34,7 +34,7 @@ $(STAMP): $(SOURCES)
 	    || { echo "espnet-gq needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ..."; exit 1; }
 	test -e "$(STAMP)" || rm -rf "$(VENV)"
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
-	@# pip 26.3 rejects the metadata of ci_sdr, a dependency of ESPnet 202511.
+	@# 25.1 introduced --group; 26.3 rejects the metadata of ci_sdr (ESPnet 202511).
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1,<26.3'
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	touch "$(STAMP)"
