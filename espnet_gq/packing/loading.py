@@ -14,6 +14,7 @@ from typing import (
     Sequence,
     Tuple,
     Union,
+    cast,
 )
 from weakref import WeakKeyDictionary
 
@@ -114,10 +115,12 @@ def _load(model: nn.Module, packed, file: Optional[IO], mode: str) -> nn.Module:
             value = place
         state[name] = value.value if isinstance(value, Extra) else value
     dtypes = _dtypes(model)
+    parameters = _parameters(model)
     try:
         found = model.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as e:  # of another shape
         raise ValueError(first_mismatch(e)) from None
+    _tie(parameters, weights)
     missing = [name for name in found.missing_keys if "_quantizer." not in name]
     for what, names in (("lacks", missing), ("also has", found.unexpected_keys)):
         if names:
@@ -150,11 +153,34 @@ def _dtypes(model: nn.Module) -> List[Tuple[nn.Module, str, torch.dtype]]:
     ]
 
 
+def _parameters(model: nn.Module) -> List[Tuple[nn.Module, str, nn.Parameter]]:
+    """Return each parameter of a model, once per layer that has it."""
+    return [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+
+
+def _tie(
+    parameters: Sequence[Tuple[nn.Module, str, nn.Parameter]],
+    weights: Mapping[int, PackedWeight],
+) -> None:
+    """Let layers that shared a float parameter share the one that was loaded."""
+    loaded: Dict[int, nn.Parameter] = {}
+    for module, name, before in parameters:
+        new = cast(nn.Parameter, module._parameters[name])
+        if id(new) not in weights:
+            module._parameters[name] = loaded.setdefault(id(before), new)
+
+
 def _convert(
     dtypes: Sequence[Tuple[nn.Module, str, torch.dtype]],
     weights: Mapping[int, PackedWeight],
 ) -> None:
     """Convert loaded tensors to the types of the model, as load_state_dict does."""
+    converted: Dict[int, nn.Parameter] = {}  # by the one before: some layers share it
     for module, name, dtype in dtypes:
         parameter = module._parameters.get(name)
         if parameter is None:
@@ -165,9 +191,11 @@ def _convert(
             # In place: as a tensor's, a packed weight's own `to` returns another.
             nn.Module.to(weights[id(parameter)], dtype)
         elif parameter.dtype != dtype:
-            module._parameters[name] = nn.Parameter(
-                parameter.detach().to(dtype), requires_grad=parameter.requires_grad
-            )
+            if id(parameter) not in converted:
+                converted[id(parameter)] = nn.Parameter(
+                    parameter.detach().to(dtype), requires_grad=parameter.requires_grad
+                )
+            module._parameters[name] = converted[id(parameter)]
 
 
 def _check_bits(

@@ -1,5 +1,6 @@
 """Packed files straight into packed layers: exact, small, and safe."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -258,3 +259,33 @@ def test_loading_never_holds_the_float_weights(tmp_path):
     packed_bytes = weights // 2
     # The packed weights and one tensor of the file; float32 would be 8 times as much.
     assert int(done.stdout) * 1024 < 2.0 * packed_bytes
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 6)
+        self.hidden = nn.Linear(6, 6)
+        self.out = nn.Linear(6, 9)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.hidden(self.embed(x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("without_memory", [True, False])
+def test_a_float_parameter_of_two_layers_stays_one(dtype, without_memory):
+    conf = {"bits": 3, "rules": [{"pattern": "embed", "float": True}]}
+    module = espnet_gq.prepare(Tied(), conf).eval()
+    with skeleton() if without_memory else contextlib.nullcontext():
+        empty = Tied()
+    loaded = load_packed(empty.to(dtype), espnet_gq.pack(module)).eval()
+    assert loaded.out.weight is loaded.embed.weight
+    assert loaded.out.weight.dtype == dtype
+    x = torch.arange(9)
+    torch.testing.assert_close(loaded(x).float(), module(x))
+    loaded(x).sum().backward()
+    assert [n for n, p in loaded.named_parameters() if p.grad is not None] == [
+        *("embed.weight", "hidden.bias", "out.bias")
+    ]
