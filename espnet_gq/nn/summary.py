@@ -146,7 +146,9 @@ def _held_parameters(
 def _reason(holder: nn.Module, weight: str, parameter: nn.Parameter) -> str:
     if parameter.dim() <= 1:
         return VECTOR
-    if weight.endswith(("_g", "_v", "_orig")) or weight.startswith("original"):
+    computed, _, suffix = weight.rpartition("_")
+    norm_or_mask = suffix in ("g", "v", "orig") and hasattr(holder, computed)
+    if norm_or_mask or weight.startswith("original"):
         return "re-parametrized: weight norm, pruning or another computes the weight"
     if type(holder) in QUANTIZED:
         gates = QUANTIZED[type(holder)].gates(holder)

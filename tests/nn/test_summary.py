@@ -161,3 +161,15 @@ def test_parameters_and_buffers_are_counted():
     shared.b.weight = nn.Parameter(torch.ones(5, 4))
     shared.a.weight = shared.b.weight
     assert summarize(prepared(shared)).buffers == 60  # no buffer has two names
+
+
+def test_a_name_alone_does_not_count_as_re_parametrized():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pos_bias_v = nn.Parameter(torch.zeros(2, 3))
+            self.query = nn.Linear(3, 3)
+
+    said = str(espnet_gq.summarize(Attention()))
+    assert "Attention has no quantized form" in said
+    assert "re-parametrized" not in said
