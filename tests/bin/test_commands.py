@@ -123,4 +123,6 @@ def test_bad_input_in_both_forms_of_the_call(form):
 def test_run_is_the_launcher(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = call("-m", "espnet_gq.bin", "run", tmp_path / "script.py", "--a", "b c")
-    assert done.stdout == "['--a', 'b c'] __main__ True\n", done.stderr[-2000:]
+    # ESPnet 202511 prints a line of its own when it is imported.
+    printed = done.stdout.splitlines()[-1:]
+    assert printed == ["['--a', 'b c'] __main__ True"], done.stderr[-2000:]
