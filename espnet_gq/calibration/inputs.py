@@ -19,7 +19,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 RECURRENT = (nn.LSTM, nn.GRU)
 CELLS = (nn.LSTMCell, nn.GRUCell)
 KINDS = (nn.Linear, *CONVOLUTIONS, *RECURRENT, *CELLS)
-"""An embedding's rows are looked up: no error of one makes up for another's."""
+"""Rows of an embedding are looked up, so errors of one cannot compensate another's."""
 
 
 def groups_and_columns(layer: nn.Module, shape: Tuple[int, ...]) -> Tuple[int, int]:

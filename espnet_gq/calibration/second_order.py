@@ -1,14 +1,14 @@
-"""Weights chosen by the error that they make on what a layer computes.
+"""Weights chosen by the error of the layer's output.
 
 For inputs X (n, K) and a row w of the weight, a choice q of centroids costs
 
     e(q) = ||X (w - q)||^2 = (w - q)^T H (w - q),    H = X^T X,
 
-half of GPTQ's Hessian (Frantar et al., arXiv 2210.17323). As GPTQ does, columns are
-rounded one after the other, those with the most energy first, and each one's error is
-made up for by the columns to come, through the Cholesky factor of the damped inverse of
-H. The differences: the centroids are a codebook's instead of a uniform grid; scale and
-curvature are tuned by the same error; and coordinate descent follows, which changes
+half of GPTQ's Hessian (Frantar et al., arXiv 2210.17323). As in GPTQ, columns are
+rounded one after another, those with the most energy first, and the error of each is
+compensated in the remaining columns, through the Cholesky factor of the damped inverse
+of H. The differences: the centroids are a codebook's instead of a uniform grid; scale
+and curvature are tuned by the same error; and coordinate descent follows, which changes
 one weight at a time to the centroid that is best while all others stay.
 
 Where the layer has a bias, it takes the mean of the error, X (w - q) averaged over the

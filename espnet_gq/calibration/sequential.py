@@ -1,10 +1,9 @@
-"""A model's layers quantized one after the other, on what they really get.
+"""Quantizes the layers of a model one after another, on their actual inputs.
 
 The order is that of the model's own computation. Each stage is a pass over the
-calibration data in which the inputs of some weights are collected, as the layers before
-them, quantized already, make them; then the weights are chosen and put in place. What a
-stage found is written to a file before it counts, so that a run that was interrupted
-goes on where it was.
+calibration data that collects the inputs of some weights while all earlier layers are
+already quantized; then it chooses these weights and replaces them. The result of a
+stage is first written to a file, so that an interrupted run can resume.
 """
 
 import hashlib
@@ -42,7 +41,7 @@ Forward = Callable[[Any], Any]
 
 
 class _Stop(Exception):
-    """Nothing further in this forward pass is of interest."""
+    """Ends a forward pass early: its remaining layers are not needed."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Calibration:
         forward: Computes with the model on an item.
         data: The items, in memory.
         folder: Where the state of the run is kept.
-        identity: What has to be equal for a run to go on: model, data, options.
+        identity: What must be equal for a run to resume: model, data, options.
         method: How weights are chosen.
         passes: "layer" (a pass for each set of weights with the same inputs) or "block"
             (one for each numbered block of the model, whose layers then see what the
