@@ -1,6 +1,6 @@
 """Functions on a whole module: build it without weights, pack it, set its mode."""
 
-from typing import ContextManager, Dict, Mapping, Optional, Type
+from typing import Callable, ContextManager, Dict, Mapping, Optional, Type
 
 import torch
 from torch import nn
@@ -32,6 +32,12 @@ PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
 """Packed class of each float class; a quantized layer extends its float class."""
 
 
+def _initializes(func: Callable) -> bool:
+    """Return whether a function fills a tensor with initial values."""
+    in_init = getattr(func, "__module__", None) == nn.init.__name__
+    return in_init or func in (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+
 class _Skeleton(TorchFunctionMode):
     """Puts the parameters of PyTorch's layers on the device "meta"."""
 
@@ -39,6 +45,10 @@ class _Skeleton(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.Tensor.to and args[0].is_meta:
             return args[0]
+        if _initializes(func):
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(tensor, "is_meta", False):
+                return tensor  # random numbers on "meta" would load the compiler
         # PyTorch's layers pass on the device they are given, which is None here.
         if func is torch.empty and kwargs.get("device", "cpu") is None:
             kwargs = {**kwargs, "device": "meta"}

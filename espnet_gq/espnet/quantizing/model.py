@@ -4,6 +4,7 @@ import argparse
 import copy
 import glob
 import hashlib
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import espnet_gq.espnet  # noqa: F401 registers the quantized classes
 from espnet_gq.calibration.plan import Plan, Weight
 from espnet_gq.espnet.classes.whole import KEY
 from espnet_gq.espnet.inference.loading import fitting
+from espnet_gq.espnet.quantizing.mapped import drop_pages
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.pretrained import Model, Source, find_model, located
 from espnet_gq.espnet.tasks import TASKS, Task
@@ -55,6 +57,11 @@ class FloatModel:
     def checkpoint(self) -> Path:
         """The file of its weights."""
         return self.source.checkpoint
+
+    def forget(self, name: str) -> None:
+        """Let the system forget a weight's pages; for a weight that did not change."""
+        if zipfile.is_zipfile(self.checkpoint):  # else it was not mapped
+            drop_pages(self.model.get_parameter(name).detach())
 
     @property
     def pair(self) -> Tuple[Path, Path]:
