@@ -13,6 +13,7 @@ from typing import (
     Sequence,
     Tuple,
     Union,
+    cast,
 )
 
 import torch
@@ -126,7 +127,7 @@ def _weights(
             done = isinstance(layer, QuantizedLayer)
             if done != quantized or (done and name + SUFFIX not in layer._modules):
                 continue
-            parameter = layer.get_parameter(name)
+            parameter = cast(nn.Parameter, layer._parameters[name])
             entry = found.setdefault(
                 id(parameter), Weight(parameter, gates, [], [])
             )

@@ -79,8 +79,7 @@ def packed_class(layer: nn.Module) -> Optional[Type[PackedLayer]]:
     cls = getattr(layer, "float_class", type(layer))
     kind = next((PACKED[c] for c in cls.__mro__ if c in PACKED), None)
     if kind is None:
-        weight = layer._parameters.get("weight")
-        if weight is None or weight.dim() < 2:
+        if not any(name.startswith("weight") for name in layer._parameters):
             return None
         kind = PackedOther
     try:
