@@ -128,9 +128,7 @@ def _weights(
             if done != quantized or (done and name + SUFFIX not in layer._modules):
                 continue
             parameter = cast(nn.Parameter, layer._parameters[name])
-            entry = found.setdefault(
-                id(parameter), Weight(parameter, gates, [], [])
-            )
+            entry = found.setdefault(id(parameter), Weight(parameter, gates, [], []))
             entry.places.append((layer, name))
             entry.names += [(layer_name, name) for layer_name in modules[layer]]
             entry.gates = gates if entry.gates == gates else 1
