@@ -133,7 +133,7 @@ class WeightView(torch.Tensor):
         """The quantized weights, or the part of them."""
         return self._part(self._layer.weight_in_use(self._parameter_name))
 
-    def set_(self, *source: Any, **named: Any) -> "WeightView":  # type: ignore
+    def set_(self, *source: Any, **named: Any) -> "WeightView":
         """Give the parameter other memory; PyTorch does not dispatch this method."""
         self.latent.set_(*source, **named)
         return self
