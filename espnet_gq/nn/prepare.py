@@ -18,6 +18,7 @@ from typing import (
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
@@ -247,7 +248,7 @@ def _check_rules(
                 rule.matches(name, weight)
                 for name in child_names
                 for weight, p in child._parameters.items()
-                if p is not None and p.dim() > 1
+                if p is not None and not is_lazy(p) and p.dim() > 1
             )
         ]
         if others:

@@ -111,6 +111,16 @@ def test_an_empty_module_and_one_of_vectors():
             prepared(module)
 
 
+def test_lazy_layers_stay_float():
+    module = prepared(nn.Sequential(nn.Linear(8, 8), nn.LazyLinear(4)))
+    assert left(module)["1.weight"][1] == "its shape is known only after the first call"
+    with pytest.raises(GQConfigError, match="'2' matches no layer"):
+        prepared(
+            nn.Sequential(nn.Linear(8, 8), nn.LazyLinear(4)),
+            rules=[{"pattern": "2", "bits": 3}],
+        )
+
+
 def test_what_rules_leave_float_is_no_surprise(caplog):
     module = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     rules = [{"pattern": "1", "float": True}]
