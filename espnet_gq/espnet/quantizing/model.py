@@ -22,8 +22,7 @@ from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.pretrained import Model, Source, find_model, located
 from espnet_gq.espnet.tasks import TASKS, Task
 from espnet_gq.nn import GQConfig, prepare
-from espnet_gq.nn.prepare import quantized_layers
-from espnet_gq.nn.recurrent import GATES
+from espnet_gq.nn.prepare import weights_of
 from espnet_gq.nn.summary import summarize
 from espnet_gq.packing import is_packed, load_state_dict, quantized_names
 from espnet_gq.runtime import skeleton
@@ -193,16 +192,10 @@ def gq_conf(targets: Sequence[Weight], plan: Plan) -> Dict[str, Any]:
 # ---- What of it can be quantized ----------------------------------------------------
 def _targets(everything: nn.Module) -> List[Weight]:
     """Return the tensors of a model that has every part quantized, each once."""
-    found, seen = [], set()
-    for layer_name, layer in quantized_layers(everything):
-        stacked = next((n for cls, n in GATES.items() if isinstance(layer, cls)), 1)
-        for attribute, parameter, quantizer in layer.quantized():
-            if id(quantizer) in seen:
-                continue
-            seen.add(id(quantizer))
-            gates = 1 if attribute.startswith("weight_hr") else stacked
-            found.append(Weight(layer_name, attribute, tuple(parameter.shape), gates))
-    return found
+    return [
+        Weight(found.layer, found.attribute, tuple(found.parameter.shape), found.gates)
+        for found in weights_of(everything)
+    ]
 
 
 def shared_names(model: nn.Module) -> Dict[str, List[str]]:
