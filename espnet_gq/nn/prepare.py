@@ -28,6 +28,7 @@ from espnet_gq.nn.layers import SUFFIX, QuantizedLayer
 from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
 from espnet_gq.quantizer.methods import create
+from espnet_gq.transformers import keep_padded
 from espnet_gq.wording import quoted
 
 
@@ -199,6 +200,7 @@ def prepare(
                 f"GQ: {modules[layer][0] or type(layer).__name__}: sparse gradients "
                 "become dense ones"
             )
+    keep_padded(module, QuantizedLayer)
     found = summarize(module, reasons)
     if not plans and not all(r.startswith(RULE) for r in reasons.values() or [""]):
         raise GQConfigError(

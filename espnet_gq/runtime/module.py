@@ -32,6 +32,7 @@ from espnet_gq.runtime.recurrent import (
 )
 from espnet_gq.runtime.weight import PackedWeight
 from espnet_gq.subclasses import extended
+from espnet_gq.transformers import keep_padded
 
 PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
     cls.float_class: cls
@@ -128,6 +129,7 @@ def install(
         except ValueError as e:
             raise ValueError(f"layer '{name}': {e}") from None
         layer.__class__, layer.__dict__ = cls, new.__dict__
+    keep_padded(module, PackedLayer)
 
 
 def set_mode(module: nn.Module, mode: str) -> int:
