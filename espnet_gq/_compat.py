@@ -26,6 +26,14 @@ def espnet_version() -> str:
     return version("espnet")
 
 
+S2T_CTC_INFERENCE = (
+    "espnet2.bin.s2t_inference_ctc:Speech2TextGreedySearch"
+    if espnet_version() < "202611"
+    else "espnet2.bin.s2t_inference:Speech2Text"
+)
+"""ESPnet's class that decodes with CTC models of the task s2t_ctc, "module:class"."""
+
+
 def checkpoint_types() -> List[Any]:
     """Return the types in a checkpoint.pth of 202511 that one of 202611 does not have.
 

@@ -32,6 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser("pack", __doc__)
     parser.add_argument(
         "--asr_model_file",
+        "--model_file",
         required=True,
         help="checkpoint of the training, or a packed file to turn back into float",
     )
@@ -44,6 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--asr_train_config",
+        "--train_config",
         help="config.yaml of the training, for --format float: its form without the "
         "plugin is written beside the output as OUTPUT.yaml; default: config.yaml "
         "beside the checkpoint, where there is one",

@@ -30,6 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--asr_train_config",
+        "--train_config",
         type=Path,
         help="config.yaml of the training, which tells parameters from buffers; "
         "default: config.yaml beside the checkpoint, where there is one",

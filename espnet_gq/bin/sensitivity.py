@@ -22,7 +22,7 @@ from espnet_gq.analysis.sensitivity import (
     unquantized_size,
 )
 from espnet_gq.bin._common import Parser, execute, fail, utterances
-from espnet_gq.espnet.inference.validation import TASKS, Validation, load_validation
+from espnet_gq.espnet.inference.validation import PARTS, Validation, load_validation
 
 INTERRUPTED = 130
 """Exit status after SIGINT, by the convention of shells."""
@@ -52,13 +52,15 @@ def _widths(text: str) -> List[int]:
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = Parser("sensitivity", __doc__)
-    parser.add_argument("--asr_task", choices=list(TASKS), default="asr")
+    parser.add_argument("--asr_task", choices=list(PARTS), default="asr")
     parser.add_argument(
         "--asr_train_config",
+        "--train_config",
         help="config.yaml of the training; default: config.yaml beside the checkpoint",
     )
     parser.add_argument(
         "--asr_model_file",
+        "--model_file",
         required=True,
         help="float checkpoint, or one of a GQ training, whose weights are taken "
         "before quantization",

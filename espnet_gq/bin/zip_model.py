@@ -17,10 +17,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser("zip-model", __doc__)
     parser.add_argument("--outpath", required=True, help="the zip to write")
     parser.add_argument(
-        "--asr_train_config", required=True, help="config.yaml of the training"
+        "--asr_train_config",
+        "--train_config",
+        required=True,
+        help="config.yaml of the training",
     )
     parser.add_argument(
         "--asr_model_file",
+        "--model_file",
         required=True,
         help="a file of espnet-gq pack, or the checkpoint of a float training",
     )

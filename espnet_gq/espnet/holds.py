@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass
 from typing import Iterator, Tuple
 
+from espnet_gq.espnet.tasks import TASKS
+
 RELEASES = ("202511", "202611")
 """Supported ESPnet releases, the oldest first."""
 PYTHON_311 = RELEASES[:1]
@@ -84,7 +86,8 @@ def _task(module: str, task: str, releases: Tuple[str, ...]) -> Iterator[Hold]:
         (
             "build_model",
             "classes.building:build_model",
-            "A misplaced gq_conf is refused, and gq_transducer counts as a transducer.",
+            "Quantizes the whole model by the gq_conf of model_conf, refuses one in a "
+            "wrong place, and lets gq_transducer count as a transducer.",
         ),
         (
             "build_model_from_file",
@@ -125,18 +128,20 @@ def _asr_transducer() -> Iterator[Hold]:
         "classes.transducer_task:DECODERS",
         "ESPnet's configuration can name the quantized decoders.",
     )
-    for name, by in (
-        ("Encoder", "GQTransducerEncoder"),
-        ("ESPnetASRTransducerModel", "GQESPnetASRTransducerModel"),
-    ):
-        yield Hold(
-            module,
-            name,
-            Kind.SUBCLASS,
-            f"classes.transducer_task:{by}",
-            "The task has no choice of this class; the subclass reads gq_conf.",
-        )
+    yield Hold(
+        module,
+        "Encoder",
+        Kind.SUBCLASS,
+        "classes.transducer_task:GQTransducerEncoder",
+        "The task has no choice of encoders; the subclass reads gq_conf.",
+    )
     yield from _task(module, "ASRTransducerTask", RELEASES)
+
+
+def _other_tasks() -> Iterator[Hold]:
+    for task in TASKS.values():
+        if task.name not in ("asr", "asr_transducer"):
+            yield from _task(task.module, task.class_name, RELEASES)
 
 
 def _torch() -> Iterator[Hold]:
@@ -164,6 +169,11 @@ def _torch() -> Iterator[Hold]:
         ("espnet2.tasks.abs_task", loads, PYTHON_311),
         ("espnet2.bin.asr_inference", quantizes, PYTHON_311),
         ("espnet2.bin.asr_transducer_inference", quantizes, PYTHON_311),
+        ("espnet2.bin.s2t_inference", quantizes, PYTHON_311),
+        ("espnet2.bin.s2t_inference_ctc", quantizes, PYTHON_311),
+        ("espnet2.bin.s2t_inference_language", quantizes, PYTHON_311),
+        ("espnet2.bin.slu_inference", quantizes, PYTHON_311),
+        ("espnet2.bin.lm_inference", quantizes, PYTHON_311),
     ):
         reason = f"In this module {what}."
         yield Hold(module, "torch", Kind.PROXIED, "torch_proxy:torch", reason, releases)
@@ -262,6 +272,10 @@ def _functions() -> Iterator[Hold]:
                 "espnet2.torch_utils.quantization",
                 "espnet2.bin.asr_inference",
                 "espnet2.bin.asr_transducer_inference",
+                "espnet2.bin.s2t_inference",
+                "espnet2.bin.s2t_inference_language",
+                "espnet2.bin.slu_inference",
+                "espnet2.bin.lm_inference",
             )
         ),
     ):
@@ -281,6 +295,7 @@ HOLDS: Tuple[Hold, ...] = (
     # ESPnet3 keeps a copy of the ASR task and of its class lists.
     *_asr("espnet3.systems.esp2_asr.task", PYTHON_312),
     *_asr_transducer(),
+    *_other_tasks(),
     *_torch(),
     *_files(),
     *_functions(),

@@ -1,18 +1,15 @@
 """Checkpoints of the tiny task as they are before training: real files, in no time."""
 
-import importlib
-
 import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401
-from espnet_gq.espnet.inference.validation import TASKS
+from espnet_gq.espnet.tasks import TASKS
 from espnet_gq.nn.training import fit_quantizers
 
 
 def task_class(asr_task="asr"):
-    module, name = TASKS[asr_task]
-    return getattr(importlib.import_module(module), name)
+    return TASKS[asr_task].load()
 
 
 def build(task, config, asr_task="asr"):

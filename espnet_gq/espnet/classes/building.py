@@ -5,15 +5,22 @@ from typing import Any, Callable, Iterator
 
 from espnet_gq.espnet.classes.decoders import GQTransducerDecoder
 from espnet_gq.espnet.classes.placement import check_placement
+from espnet_gq.espnet.classes.whole import quantize_whole, taken_out
 
 
 def build_model(original: Callable) -> Callable:
-    """Wrap a task's `build_model`: check where `gq_conf` is, accept `gq_transducer`."""
+    """Wrap a task's `build_model`: it quantizes by the `gq_conf` of the whole model.
+
+    Also checks where `gq_conf` is, and accepts `gq_transducer`.
+    """
 
     def build_model(cls, args):
         check_placement(cls, args)
-        with _as_transducer(cls, args):
-            return original(cls, args)
+        with _as_transducer(cls, args), taken_out(cls, args) as gq_conf:
+            model = original(cls, args)
+        if gq_conf is not None:
+            quantize_whole(model, gq_conf)
+        return model
 
     return build_model
 

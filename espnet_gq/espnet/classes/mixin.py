@@ -29,7 +29,7 @@ class QuantizedByConf(nn.Module):
             self._quantize(gq_conf)
         except GQConfigError as e:
             raise GQConfigError(f"{self.gq_name}: {e}") from None
-        self.register_load_state_dict_pre_hook(_rename_quantizers)
+        self.register_load_state_dict_pre_hook(rename_quantizers)
 
     def _quantize(self, gq_conf: Optional[Dict[str, Any]]) -> None:
         prepare(self, gq_conf)
@@ -52,15 +52,17 @@ class QuantizedByConf(nn.Module):
         setattr(cls, "__signature__", signature.replace(parameters=parameters))
 
 
-def _rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):
+def rename_quantizers(module: nn.Module, state: Dict[str, Any], prefix: str, *_):
     """Rename quantizers in a checkpoint of another ESPnet release (RENAMED_LAYERS)."""
     names = None
     for old, new in RENAMED_LAYERS:
-        for key in [k for k in state if k.startswith(prefix + old)]:
-            name = new + key[len(prefix + old) :]
-            names = names or set(module.state_dict())
-            if "_quantizer." in name and name in names:
-                state[prefix + name] = state.pop(key)
+        for key in [k for k in state if k.startswith(prefix) and "_quantizer." in k]:
+            head, found, tail = f".{key[len(prefix):]}".partition(f".{old}")
+            if found:
+                name = f"{head}.{new}{tail}"[1:]
+                names = names or set(module.state_dict())
+                if name in names:
+                    state[prefix + name] = state.pop(key)
 
 
 def prepare_parts(

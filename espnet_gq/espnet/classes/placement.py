@@ -11,8 +11,7 @@ from espnet_gq.nn import GQConfig, GQConfigError
 
 KEY = "gq_conf"
 PLACES = "encoder_conf, decoder_conf, model_conf"
-BY_THE_MODEL = ("ctc", "joint_net", "joint_network")
-"""Parts that the model's `gq_conf` quantizes."""
+WHOLE = "model_conf: {gq_conf: ...}, which quantizes the whole model"
 
 
 def check_placement(task: Type[Any], args: argparse.Namespace) -> None:
@@ -46,7 +45,10 @@ def check_placement(task: Type[Any], args: argparse.Namespace) -> None:
 
 def top_level_hint() -> str:
     """Return the hint for a `gq_conf` that belongs to no part of the model."""
-    return f"{KEY} belongs into {PLACES}, of the part that it quantizes"
+    return (
+        f"{KEY} belongs into model_conf, for the whole model, or into encoder_conf or "
+        "decoder_conf of a gq_ class, for that part"
+    )
 
 
 def explain_unknown_options(parser: argparse.ArgumentParser) -> None:
@@ -100,9 +102,10 @@ def _check_name(part: str, classes: Dict[str, type], args: argparse.Namespace) -
         setattr(args, part, name.lower())
         return
     like = [known for known in quantized if _sorted(known) == _sorted(name)]
+    plain = f"one that ESPnet has, and {WHOLE}"
     raise GQConfigError(
         f"{part} is {name!r}, which is no class; allowed: "
-        f"{', '.join(like or quantized) or 'one that ESPnet has: it has no quantized'}"
+        f"{', '.join(like or quantized) or plain}"
     )
 
 
@@ -122,17 +125,15 @@ def _check_key(
     part = name.removesuffix("_conf")
     choice = choices.get(part)
     quantized = choice and _quantized(choice.classes)
-    if choice is None and part in ("encoder", "model"):
-        readers: Optional[type] = QuantizedByConf  # single classes of the second task
-    else:
-        readers = choice and choice.classes.get(str(getattr(args, part, None)).lower())
-    reads = readers is not None and issubclass(readers, QuantizedByConf)
+    cls = choice and choice.classes.get(str(getattr(args, part, None)).lower())
+    single = choice is None and part == "encoder" and not hasattr(args, "encoder")
+    reads = part == "model" or single or (cls and issubclass(cls, QuantizedByConf))
     if _is_almost(key):
         if reads and key != KEY:
             raise GQConfigError(f"{name} has {key!r}; allowed: {KEY}")
         if not reads:
             raise GQConfigError(_unread(part, getattr(args, part, None), quantized))
-    elif choice and readers and reads and key in _own_keys(readers):
+    elif cls and reads and key in _own_keys(cls):
         raise GQConfigError(
             f"{name} has {key!r} itself; allowed: {name}: {{{KEY}: {{{key}: "
             f"{conf[key]!r}}}}}"
@@ -148,21 +149,16 @@ def _own_keys(cls: type) -> List[str]:
 def _unread(part: str, name: Optional[str], quantized: Optional[List[str]]) -> str:
     """Return the error message for a `gq_conf` in the options of a float class."""
     given = f"{part}_conf has a {KEY}"
-    if part in BY_THE_MODEL:
-        return (
-            f"{given}; allowed: model_conf: {{{KEY}: ...}}, which quantizes it (with "
-            "model: gq_espnet in the ASR task)"
-        )
     if not quantized:
-        return f"{given}, and nothing of it is quantized; allowed in {PLACES}"
+        return f"{given}, which nothing reads; allowed: {WHOLE}"
     if name is None:
         return f"{given}, and {part} is not set; allowed: {', '.join(quantized)}"
     if f"gq_{name}".lower() in quantized:
         return (
             f"{given}, and {part} is {name}, the float class; allowed: {part}: "
-            f"gq_{name.lower()}"
+            f"gq_{name.lower()}, or {WHOLE}"
         )
     return (
-        f"{given}, and {part} is {name}, which has no quantized form; allowed: "
-        f"{', '.join(quantized)}"
+        f"{given}, and {part} is {name}, which has no quantized class of its own; "
+        f"allowed: {WHOLE}, or one of {', '.join(quantized)}"
     )

@@ -1,14 +1,14 @@
 """ESPnet's second transducer task (espnet2.tasks.asr_transducer), quantized.
 
 Its decoders are class choices, so the configuration names the quantized ones as in the
-ASR task (`decoder: gq_rnn`). Its encoder and its model are single classes that the task
-module calls by name. These names are replaced by subclasses, which quantize themselves
-if their configuration has a `gq_conf` and stay float otherwise.
+ASR task (`decoder: gq_rnn`). Its encoder is a single class that the task module calls
+by name. The name is replaced by a subclass, which quantizes itself if its configuration
+has a `gq_conf` and stays float otherwise.
 
     encoder_conf: {gq_conf: {bits: 5}, body_conf: [...]}
     decoder: gq_rnn
     decoder_conf: {gq_conf: {bits: 5}}
-    model_conf: {gq_conf: {bits: 5}}    # the joint network and auxiliary layers
+    model_conf: {gq_conf: {bits: 5}}    # everything else
 """
 
 from espnet2.asr_transducer.decoder.mega_decoder import MEGADecoder
@@ -16,9 +16,8 @@ from espnet2.asr_transducer.decoder.rnn_decoder import RNNDecoder
 from espnet2.asr_transducer.decoder.rwkv_decoder import RWKVDecoder
 from espnet2.asr_transducer.decoder.stateless_decoder import StatelessDecoder
 from espnet2.asr_transducer.encoder.encoder import Encoder
-from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 
-from espnet_gq.espnet.classes.mixin import QuantizedByConf, prepare_parts
+from espnet_gq.espnet.classes.mixin import QuantizedByConf
 
 
 class GQTransducerEncoder(QuantizedByConf, Encoder):
@@ -26,17 +25,6 @@ class GQTransducerEncoder(QuantizedByConf, Encoder):
 
     gq_name = "encoder_conf"
     gq_optional = True
-
-
-class GQESPnetASRTransducerModel(QuantizedByConf, ESPnetASRTransducerModel):
-    """The task's model; `gq_conf` quantizes its joint network and auxiliary layers."""
-
-    gq_name = "model_conf"
-    gq_optional = True
-
-    def _quantize(self, gq_conf) -> None:
-        parts = ("joint_network", "ctc_lin", "lm_lin", "am_proj", "lm_proj")
-        prepare_parts(self, parts, gq_conf)
 
 
 class GQRNNDecoder(QuantizedByConf, RNNDecoder):

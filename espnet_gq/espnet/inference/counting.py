@@ -1,7 +1,6 @@
 """Tells a checkpoint's parameters from its buffers, by building an empty model."""
 
 import argparse
-import importlib
 import logging
 from pathlib import Path
 from typing import Optional, Set, Union
@@ -10,6 +9,7 @@ from espnet_gq._compat import RENAMED_LAYERS
 from espnet_gq.analysis.size import Description, describe, parameter_names
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.plain_config import plain_config
+from espnet_gq.espnet.tasks import task_of
 from espnet_gq.runtime import skeleton
 
 PathLike = Union[str, Path]
@@ -18,7 +18,7 @@ KNOWN = {
     "encoder": (
         *("conformer", "transformer", "branchformer", "e_branchformer"),
         *("contextual_block_conformer", "contextual_block_transformer"),
-        *("rnn", "vgg_rnn", None),
+        *("e_branchformer_ctc", "rnn", "vgg_rnn", None),
     ),
     "decoder": (
         *("transformer", "rnn", "transducer", "stateless", "mega", "rwkv", None),
@@ -78,10 +78,7 @@ def _skeleton(config):
     """Return the float model of a configuration, without memory for its weights."""
     import espnet_gq.espnet  # noqa: F401 for the transducers' loss
 
-    task = ("asr", "ASRTask")
-    if "encoder" not in config:
-        task = ("asr_transducer", "ASRTransducerTask")
-    task = getattr(importlib.import_module(f"espnet2.tasks.{task[0]}"), task[1])
+    task = task_of(config).load()
     # Normalization has no parameters, and its statistics file may be elsewhere.
     options = {**config, "init": None, "normalize": None}
     with skeleton():

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -14,6 +13,7 @@ from espnet2.train.dataset import ESPnetDataset
 from torch import nn
 
 from espnet_gq.espnet.sharing.plain_config import plain_config
+from espnet_gq.espnet.tasks import TASKS
 from espnet_gq.nn.prepare import quantizable
 from espnet_gq.packing import is_packed, load_state_dict, quantized_names
 from espnet_gq.packing.stored import is_quantizer_key
@@ -23,10 +23,6 @@ Batch = Dict[str, torch.Tensor]
 Triple = Tuple[str, str, str]
 Utterance = Tuple[str, Dict[str, np.ndarray]]
 
-TASKS = {
-    "asr": ("espnet2.tasks.asr", "ASRTask"),
-    "asr_transducer": ("espnet2.tasks.asr_transducer", "ASRTransducerTask"),
-}
 PARTS = {
     "asr": ("encoder", "decoder", "ctc", "joint_network"),
     "asr_transducer": (
@@ -86,7 +82,7 @@ def load_validation(
     """Build a model from its files, and read a validation set.
 
     Args:
-        asr_task: A key of TASKS.
+        asr_task: A key of PARTS.
         config_file: config.yaml of the training.
         model_file: Float checkpoint, or that of a GQ training, whose weights are taken
             before quantization.
@@ -99,8 +95,7 @@ def load_validation(
         OSError: If a file is missing.
         ValueError: If the contents of a file are invalid.
     """
-    module, name = TASKS[asr_task]
-    task = getattr(importlib.import_module(module), name)
+    task = TASKS[asr_task].load()
     model, args = _float_model(task, config_file, model_file)
     utterances = _utterances(task, args, data, shape_file, num_utterances)
     collate = task.build_collate_fn(args, False)

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import importlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import soundfile
 import torch
 
-from espnet_gq.espnet.inference.validation import TASKS
 from espnet_gq.espnet.quantizing.model import FloatModel
 from espnet_gq.recipe.datadir import format_wav_scp, read_table, write_table
 
@@ -163,8 +161,7 @@ def make_items(found: FloatModel, recordings: Recordings) -> Items:
             has no CTC to make some.
     """
     if recordings.text:
-        module, name = TASKS[found.task]
-        cls = getattr(importlib.import_module(module), name)
+        cls = found.task.load()
         try:
             prepare = cls.build_preprocess_fn(
                 argparse.Namespace(**found.located), False

@@ -211,6 +211,7 @@ def write_zip(
                 f"{FOLDER}/{CHECKPOINT}",
                 target,
                 options=[f"{FOLDER}/RESULTS.md"],
+                config_key=found.task.config_key,
             )
     return size
 

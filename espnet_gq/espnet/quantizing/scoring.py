@@ -31,9 +31,10 @@ def error_units(
         recordings: With transcripts.
         options: Arguments of ESPnet's Speech2Text.
     """
-    config = read_yaml(find_model(source).files["asr_train_config"])
+    model = find_model(source)
     chosen: Dict[str, Any] = {"beam_size": BEAM}
-    if "encoder" in config and config.get("decoder") in (None, "none"):
+    config = read_yaml(model.config_file)
+    if model.task.name == "asr" and config.get("decoder") in (None, "none"):
         chosen["ctc_weight"] = 1.0
     decode = Speech2Text.from_pretrained(source, **{**chosen, **options})
     found = {}

@@ -1,8 +1,8 @@
 """ESPnet's model zips: writing them, and unpacking them as untrusted input.
 
-A model folder has a meta.yaml, which maps arguments of ESPnet's Speech2Text to files,
-and these files at the paths that the training configuration has for them, relative to
-the folder:
+A model folder has a meta.yaml, which maps arguments of ESPnet's inference class, such
+as Speech2Text, to files, and these files at the paths that the training configuration
+has for them, relative to the folder:
 
     files: {asr_model_file: exp/asr_x/valid.acc.ave.packed.pth}
     yaml_files: {asr_train_config: exp/asr_x/config.yaml}
@@ -20,21 +20,28 @@ import unicodedata
 import zipfile
 from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Dict, Iterator, List, Mapping, Union
+from typing import Any, Dict, Iterator, Mapping, Union
 
 import torch
 import yaml
 
 from espnet_gq._compat import espnet_version
+from espnet_gq.espnet.tasks import TASKS, pair_of
 from espnet_gq.files import atomic_folder, atomic_write
 
 PathLike = Union[str, Path]
 
 META = "meta.yaml"
 WHAT_STAGE_14_PACKS = "a model as ESPnet's stage 14 packs it"
-FILES = ("asr_model_file", "lm_file", "ngram_file")
-YAML_FILES = ("asr_train_config", "lm_train_config")
-"""Keys allowed in meta.yaml: file arguments of ESPnet's Speech2Text."""
+FILES = (
+    *dict.fromkeys(task.model_key for task in TASKS.values()),
+    *("ngram_file", "src_lm_file", "src_ngram_file"),
+)
+YAML_FILES = (
+    *dict.fromkeys(task.config_key for task in TASKS.values()),
+    "src_lm_train_config",
+)
+"""Keys allowed in meta.yaml: file arguments of ESPnet's inference classes."""
 
 MAX_ENTRIES = 10_000
 MAX_BYTES = 32 * 2**30
@@ -307,9 +314,18 @@ def model_files(folder: PathLike) -> Dict[str, Path]:
                     "of a file in the same folder"
                 )
             found[key] = folder / name
-    missing: List[str] = [
-        key for key in ("asr_train_config", "asr_model_file") if key not in found
-    ]
-    if missing:
-        raise ArchiveError(f"{folder / META}: it names no {missing[0]}")
+    if pair_of(found) is None:
+        pairs = dict.fromkeys((t.config_key, t.model_key) for t in TASKS.values())
+        missing = [
+            key
+            for pair in pairs
+            if set(pair) & set(found)
+            for key in pair
+            if key not in found
+        ]
+        allowed_pairs = " or ".join(" and ".join(pair) for pair in pairs)
+        raise ArchiveError(
+            f"{folder / META}: it names no {' or '.join(missing) or 'model'}; allowed: "
+            f"{allowed_pairs}"
+        )
     return found

@@ -18,6 +18,7 @@ from espnet_gq.espnet.sharing.archive import (
     read_yaml,
     reading,
 )
+from espnet_gq.espnet.tasks import Task, pair_of, task_of
 
 FLOAT = "float.zip"
 """The zip within a model zip that plain ESPnet loads."""
@@ -49,33 +50,40 @@ speech2text = espnet_gq.Speech2Text.from_pretrained("{name}")
 ```
 
 In a program that uses ESPnet's own classes, one more import does it. Without it ESPnet
-says `--encoder must be one of ...`:
+ends with an error such as `--encoder must be one of ...` or `got an unexpected keyword
+argument 'gq_conf'`:
 
 ```python
 import espnet_gq.espnet
-from {module} import Speech2Text
+from {module} import {cls}
 
-speech2text = Speech2Text.from_pretrained("{name}")
+speech2text = {cls}.from_pretrained("{name}")
 ```
-
+{command}
 ### Without the plugin
 
 `{float}` has the same weights as float32, for plain ESPnet.{needs}
 
 ```python
 import {fetch}
-from {module} import Speech2Text
+from {module} import {cls}
 
 float_zip = {fetched}
-speech2text = Speech2Text.from_pretrained(float_zip)
+speech2text = {cls}.from_pretrained(float_zip)
 ```"""
 PLAIN_USAGE = """### Use it
 
 ```python
-from {module} import Speech2Text
+from {module} import {cls}
 
-speech2text = Speech2Text.from_pretrained("{name}")
+speech2text = {cls}.from_pretrained("{name}")
 ```"""
+COMMAND_TAKES = "s2t_train_config"
+COMMAND = """
+ESPnet's own command (202611) loads it, too:
+
+    python3 -m espnet_gq -m espnet2.bin.cli transcribe --model {name} audio.wav
+"""
 
 
 def model_card(
@@ -100,34 +108,38 @@ def model_card(
         ArchiveError: If a packed model has no float form beside it.
     """
     files = model_files(folder)
-    config = read_yaml(files["asr_train_config"])
-    size = describe_model(files["asr_model_file"], files["asr_train_config"])
+    keys = pair_of(files)
+    assert keys is not None, files
+    config_file, model_file = (files[key] for key in keys)
+    config = read_yaml(config_file)
+    task = task_of(config, keys[0])
+    size = describe_model(model_file, config_file)
     by = f" by {creator}" if creator else ""
     recipe_words = f" with the {recipe} recipe" if recipe else ""
     sections = [
-        f"---\n{_front_matter(lang, recipe)}\n---",
-        f"## ESPnet2 ASR model\n\n### `{name}`",
+        f"---\n{_front_matter(task, lang, recipe)}\n---",
+        f"## ESPnet2 {task.title} model\n\n### `{name}`",
         f"This model was trained{by}{recipe_words} in {ESPNET}.",
     ]
     if size.format == "packed":
         sections += _quantized(size, _float_bytes(folder, name))
-    sections += [_usage(config, size, name, on_hub)]
-    results = files["asr_model_file"].with_name("RESULTS.md")
+    sections += [_usage(config, task, size, name, on_hub)]
+    results = model_file.with_name("RESULTS.md")
     text = results.read_text(encoding="utf-8").strip() if results.is_file() else ""
     sections += [text or "# RESULTS\n\nNot scored yet."]
-    sections += [_config(files["asr_train_config"]), f"### Citing ESPnet\n\n{CITATION}"]
+    sections += [_config(config_file, task), f"### Citing ESPnet\n\n{CITATION}"]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(lang: Optional[str], recipe: Optional[str]) -> str:
+def _front_matter(task: Task, lang: Optional[str], recipe: Optional[str]) -> str:
     corpus = recipe.split("/")[0].removesuffix("_gq") if recipe else None
     return ModelCardData(
         language=lang if lang and lang != "noinfo" else None,
         datasets=[corpus] if corpus else None,
         license="cc-by-4.0",  # ESPnet's
         library_name="espnet",
-        pipeline_tag="automatic-speech-recognition",
-        tags=["espnet", "audio", "automatic-speech-recognition"],
+        pipeline_tag=task.tag,
+        tags=["espnet", "audio", task.tag],
     ).to_yaml()
 
 
@@ -155,14 +167,17 @@ def _quantized(size: Description, float_bytes: int) -> List[str]:
 
 
 def _usage(
-    config: Mapping[str, Any], size: Description, name: str, on_hub: bool
+    config: Mapping[str, Any],
+    task: Task,
+    size: Description,
+    name: str,
+    on_hub: bool,
 ) -> str:
-    task = "asr" if "encoder" in config else "asr_transducer"
-    module = f"espnet2.bin.{task}_inference"
+    module, cls = task.inference.split(":")
     if size.format != "packed":
-        return PLAIN_USAGE.format(name=name, module=module)
+        return PLAIN_USAGE.format(name=name, module=module, cls=cls)
     needs = ""
-    if task == "asr" and str(config.get("decoder")).endswith("transducer"):
+    if task.name == "asr" and str(config.get("decoder")).endswith("transducer"):
         needs = (
             " As every transducer there, it needs `warprnnt_pytorch`, which the plugin "
             "does without."
@@ -175,6 +190,8 @@ def _usage(
         name=name,
         version=__version__,
         module=module,
+        cls=cls,
+        command=COMMAND.format(name=name) if task.config_key == COMMAND_TAKES else "",
         float=FLOAT,
         needs=needs,
         fetch=fetch,
@@ -182,9 +199,10 @@ def _usage(
     )
 
 
-def _config(path: Path) -> str:
+def _config(path: Path, task: Task) -> str:
     text = path.read_text(encoding="utf-8").strip()
     return (
-        "## ASR config\n\n<details><summary>expand</summary>\n\n```\n"
+        f"## {task.title[:1].upper()}{task.title[1:]} config\n\n"
+        "<details><summary>expand</summary>\n\n```\n"
         f"{text}\n```\n\n</details>"
     )

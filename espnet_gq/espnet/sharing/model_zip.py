@@ -32,6 +32,7 @@ from espnet_gq.espnet.sharing.archive import (
 )
 from espnet_gq.espnet.sharing.card import FLOAT, FLOAT_WEIGHTS, model_card
 from espnet_gq.espnet.sharing.plain_config import plain_config
+from espnet_gq.espnet.tasks import Task, pair_of, task_of
 from espnet_gq.espnet.training.options import quantizes
 from espnet_gq.packing import (
     CheckpointError,
@@ -48,60 +49,65 @@ CARD = "README.md"
 
 
 def zip_model(
-    asr_train_config: PathLike,
-    asr_model_file: PathLike,
+    train_config: PathLike,
+    model_file: PathLike,
     outpath: PathLike,
     options: Iterable[PathLike] = (),
     lang: Optional[str] = None,
     recipe: Optional[str] = None,
     language_models: Optional[Mapping[str, PathLike]] = None,
+    config_key: Optional[str] = None,
 ) -> None:
     """Write a model's zip, with paths as in the configuration of the training.
 
     The files named in the configuration that decoding needs are included.
 
     Args:
-        asr_train_config: config.yaml of the training.
-        asr_model_file: Packed file, or the checkpoint of a float training.
+        train_config: config.yaml of the training.
+        model_file: Packed file, or the checkpoint of a float training.
         outpath: The zip to write.
         options: Further files and folders, for example RESULTS.md and images.
         lang: Language, for the card.
         recipe: For example "librispeech/asr1", for the card.
-        language_models: Further file arguments of Speech2Text, for example
-            lm_train_config and lm_file.
+        language_models: Further file arguments of ESPnet's inference class, for
+            example lm_train_config and lm_file.
+        config_key: Argument of that class for `train_config`, where the configuration
+            alone does not tell the task.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If the configuration or the checkpoint is malformed, or a quantized
             checkpoint is not packed.
     """
-    check_files(asr_train_config, asr_model_file)
-    config = read_yaml(asr_train_config)
-    state = load_state_dict(asr_model_file, mmap=True)
+    check_files(train_config, model_file)
+    config = read_yaml(train_config)
+    task = task_of(config, config_key)
+    state = load_state_dict(model_file, mmap=True)
     if not is_packed(state) and quantized_names(state):
         raise ValueError(
-            f"{asr_model_file} is quantized but not packed; allowed: what "
-            "python3 -m espnet_gq.bin.pack writes, or a float checkpoint"
+            f"{model_file} is quantized but not packed; allowed: what "
+            "espnet-gq pack writes, or a float checkpoint"
         )
     further = {key: Path(path) for key, path in (language_models or {}).items()}
     needed = [*_needed(config), *_files(further.values())]
-    names = _names([*needed, *_files(options), Path(asr_model_file)])
-    model, config_name = names[Path(asr_model_file)], _name(Path(asr_train_config))
+    names = _names([*needed, *_files(options), Path(model_file)])
+    model, config_name = names[Path(model_file)], _name(Path(train_config))
     config = _renamed(config, names)
+    files = {task.config_key: config_name, task.model_key: model}
     with tempfile.TemporaryDirectory() as temporary:
         folder, float_folder = Path(temporary) / "model", Path(temporary) / "float"
         for path, name in names.items():
             _copy(path, folder / name)
-        _write(folder, config_name, config, model, further, names)
+        _write(folder, config, task, files, further, names)
         if is_packed(state):
             for path in needed:
                 _copy(path, float_folder / names[path])
             stem = model.removesuffix(".pth").removesuffix(".packed")
             weights = f"{stem}{FLOAT_WEIGHTS}"
             save(unpack(state), float_folder / weights)
-            float_config = plain_config(config)
-            name = f"{stem}.float.yaml"
-            _write(float_folder, name, float_config, weights, further, names)
+            files = {task.config_key: f"{stem}.float.yaml", task.model_key: weights}
+            plain = plain_config(config)
+            _write(float_folder, plain, task, files, further, names)
             write_archive(float_folder, folder / FLOAT)
         card = model_card(folder, Path(outpath).name, lang, recipe)
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -112,8 +118,9 @@ def _needed(config: Mapping[str, Any]) -> List[Path]:
     """Return the files named in a configuration that decoding reads."""
     stats = (config.get("normalize_conf") or {}).get("stats_file")
     named = [stats, config.get("non_linguistic_symbols")]
-    if config.get("token_type") == "bpe":
-        named.append(config.get("bpemodel"))
+    for prefix in ("", "src_"):
+        if config.get(f"{prefix}token_type") == "bpe":
+            named.append(config.get(f"{prefix}bpemodel"))
     paths = [Path(name) for name in named if isinstance(name, str) and name != "none"]
     for path in paths:
         if not path.is_file():
@@ -169,9 +176,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write(
     folder: Path,
-    config_name: str,
     config: Mapping[str, Any],
-    model: str,
+    task: Task,
+    model: Mapping[str, str],
     language_models: Mapping[str, Path],
     names: Mapping[Path, str],
 ) -> None:
@@ -179,14 +186,15 @@ def _write(
 
     Args:
         folder: The model folder.
-        config_name: Path of the model's configuration in it.
-        config: The configuration.
-        model: Path of the checkpoint in it.
-        language_models: Argument of Speech2Text -> file, copied there already.
+        config: The model's configuration.
+        task: Its task.
+        model: Paths of configuration and checkpoint in the folder, by the task's keys.
+        language_models: Argument of the inference class -> file, copied there already.
         names: File -> path in the folder.
     """
-    files, yaml_files = {"asr_model_file": model}, {"asr_train_config": config_name}
-    configs = {config_name: config}
+    files = {task.model_key: model[task.model_key]}
+    yaml_files = {task.config_key: model[task.config_key]}
+    configs = {model[task.config_key]: config}
     for key, path in language_models.items():
         if key in YAML_FILES:
             yaml_files[key] = names[path]
@@ -241,21 +249,24 @@ def pack(original: Callable) -> Callable:
         outpath: PathLike,
         option: Iterable[PathLike] = (),
     ) -> None:
-        config, model = yaml_files.get("asr_train_config"), files.get("asr_model_file")
-        if config is None or model is None:
+        keys = pair_of({**files, **yaml_files})
+        if keys is None:
             return original(files, yaml_files, outpath, option)
+        config, model = yaml_files[keys[0]], files[keys[1]]
         check_files(config, model)
         if not (quantizes(Namespace(**read_yaml(config))) and _is_quantized(model)):
             return original(files, yaml_files, outpath, option)
-        others = {**yaml_files, **files}
-        del others["asr_train_config"], others["asr_model_file"]
+        others = {k: v for k, v in {**yaml_files, **files}.items() if k not in keys}
         if Path(outpath).suffix != ".zip":
             raise ArchiveError(f"{outpath} is not a zip; allowed: a name with .zip")
         try:
             packed = pack_beside(model)
             recipe = "/".join(Path.cwd().parts[-2:])
             zip_model(
-                config, packed, outpath, option, recipe=recipe, language_models=others
+                *(config, packed, outpath, option),
+                recipe=recipe,
+                language_models=others,
+                config_key=keys[0],
             )
         except FileNotFoundError as e:
             raise MissingFileError(str(e)) from None

@@ -31,6 +31,7 @@ from espnet_gq.espnet.sharing.archive import (
     read_yaml,
     unpack_archive,
 )
+from espnet_gq.espnet.tasks import Task, pair_of, task_of
 from espnet_gq.packing import load_object
 
 PathLike = Union[str, Path]
@@ -54,7 +55,7 @@ class Model:
     """A model's files.
 
     Attributes:
-        files: Argument of ESPnet's Speech2Text -> file.
+        files: Argument of ESPnet's inference class -> file.
         roots: Folders that relative paths in its configurations can refer to.
     """
 
@@ -62,9 +63,32 @@ class Model:
     roots: Tuple[Path, ...]
 
     @property
-    def is_transducer_task(self) -> bool:
-        """Whether the model is of ESPnet's second transducer task."""
-        return "encoder" not in read_yaml(self.files["asr_train_config"])
+    def config_file(self) -> Path:
+        """Configuration of the training."""
+        return self.files[self._pair[0]]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model's weights."""
+        return self.files[self._pair[1]]
+
+    @property
+    def _pair(self) -> Tuple[str, str]:
+        pair = pair_of(self.files)
+        assert pair is not None, self.files
+        return pair
+
+    @property
+    def task(self) -> Task:
+        """ESPnet's task of the model.
+
+        Raises:
+            ValueError: If it is none whose models can be quantized.
+        """
+        try:
+            return task_of(read_yaml(self.config_file), self._pair[0])
+        except ValueError as e:
+            raise ValueError(f"{self.config_file}: {e}") from None
 
 
 # ---- Finding a model ----------------------------------------------------------------
@@ -113,7 +137,8 @@ def _pair(config: Path, checkpoint: Path) -> Model:
     check_files(config, checkpoint)
     # A recipe's paths are relative to its folder, which contains the experiment.
     roots = (Path.cwd(), *config.absolute().parents)
-    return Model({"asr_train_config": config, "asr_model_file": checkpoint}, roots)
+    task = task_of(read_yaml(config))
+    return Model({task.config_key: config, task.model_key: checkpoint}, roots)
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -245,8 +270,9 @@ def build(constructor, model: Model, options: Dict[str, Any]):
     Raises:
         ValueError: If a file is not a checkpoint, or would run code.
     """
-    if "lm_file" in model.files:  # the model's own file is always checked
-        load_object(model.files["lm_file"], mmap=True)
+    for key in ("lm_file", "src_lm_file"):  # the model's own file is always checked
+        if key in model.files and model.files[key] != model.checkpoint:
+            load_object(model.files[key], mmap=True)
     with tempfile.TemporaryDirectory() as temporary:
         files = {key: str(path) for key, path in model.files.items()}
         for key in set(files) & set(YAML_FILES):
@@ -313,8 +339,8 @@ class Speech2Text(ESPnetSpeech2Text):
                 `device` and `quantize_asr_model` (int8).
 
         Returns:
-            A Speech2Text; for a model of ESPnet's second transducer task, a
-            `espnet2.bin.asr_transducer_inference.Speech2Text`.
+            A Speech2Text of the ASR task; for a model of another task, ESPnet's own
+            inference class (`espnet_gq.espnet.tasks`).
 
         Raises:
             FileNotFoundError: If a path does not exist.
@@ -327,11 +353,8 @@ class Speech2Text(ESPnetSpeech2Text):
             >>> text, token, token_int, hyp = speech2text(samples)[0]
         """
         model = _given(model_tag, model_file, cachedir, options)
-        constructor = cls
-        if model.is_transducer_task:
-            from espnet2.bin import asr_transducer_inference
-
-            constructor = asr_transducer_inference.Speech2Text
+        task = model.task
+        constructor = cls if task.name == "asr" else task.inference_class()
         return build(constructor, model, options)
 
 
@@ -363,10 +386,15 @@ class Speech2TextStreaming:
     ):
         """Build from a shared model; see `Speech2Text.from_pretrained`."""
         model = _given(model_tag, model_file, cachedir, options)
-        if model.is_transducer_task:
+        task = model.task.name
+        if task != "asr":
+            others = {
+                "asr_transducer": "Speech2Text.from_pretrained(..., streaming=True)",
+                "st": "espnet2.bin.st_inference_streaming",
+            }
             raise ValueError(
-                f"{model.files['asr_train_config']} is of ESPnet's second transducer "
-                "task; allowed: Speech2Text.from_pretrained(..., streaming=True)"
+                f"{model.config_file} is of ESPnet's task {task}, which this class "
+                f"cannot decode; allowed: {others.get(task, 'a model of the task asr')}"
             )
         return build(cls, model, options)
 
@@ -374,13 +402,13 @@ class Speech2TextStreaming:
 def _given(model_tag, model_file, cachedir, options: Dict[str, Any]) -> Model:
     """Return the model that the arguments of from_pretrained name."""
     if model_tag is None:
-        pair = [options.pop(k, None) for k in ("asr_train_config", "asr_model_file")]
-        if None in pair:
+        keys = pair_of([key for key, value in options.items() if value is not None])
+        if keys is None:
             raise ValueError(
                 "no model was given; allowed: a model zip, a folder, a pair "
                 "(config.yaml, checkpoint), or user/model of the hub"
             )
-        model_tag = pair
+        model_tag = [options.pop(key) for key in keys]
     elif model_file is not None:
         model_tag = (model_tag, model_file)
     return find_model(model_tag, cachedir)

@@ -13,7 +13,8 @@ from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.nn import GQConfigError
 
 GQ = {"bits": 5}
-PLACES = "encoder_conf, decoder_conf, model_conf"
+PLACES = "model_conf, for the whole model, or into encoder_conf or decoder_conf"
+WHOLE = "model_conf: {gq_conf: ...}, which quantizes the whole model"
 
 
 def choices(asr_task):
@@ -24,7 +25,7 @@ def float_classes():
     """Yield (task, part, name of a float class, that of its quantized form)."""
     for asr_task in ("asr", "asr_transducer"):
         for part, classes in choices(asr_task).items():
-            if part not in ("encoder", "decoder", "model"):
+            if part not in ("encoder", "decoder"):
                 continue
             for name, cls in classes.items():
                 if not issubclass(cls, QuantizedByConf):
@@ -69,9 +70,10 @@ def test_float_classes(task, asr_task, part, name, ours):
     message = refused(task, asr_task, **{part: name, f"{part}_conf": {"gq_conf": GQ}})
     start = f"{part}_conf has a gq_conf, and {part} is {name}, "
     if ours:
-        assert message == f"{start}the float class; allowed: {part}: {ours}"
+        assert message == f"{start}the float class; allowed: {part}: {ours}, or {WHOLE}"
     else:
-        assert message.startswith(f"{start}which has no quantized form; allowed: gq_")
+        none = "which has no quantized class of its own; allowed: "
+        assert message.startswith(f"{start}{none}{WHOLE}, or one of gq_")
 
 
 @pytest.mark.parametrize("asr_task, part, name", other_parts())
@@ -79,8 +81,7 @@ def test_parts_without_a_quantized_form(task, asr_task, part, name):
     conf = {} if name is ABSENT else {part: name}
     message = refused(task, asr_task, **conf, **{f"{part}_conf": {"gq_conf": GQ}})
     assert message == (
-        f"{part}_conf has a gq_conf, and nothing of it is quantized; allowed in "
-        f"{PLACES}"
+        f"{part}_conf has a gq_conf, which nothing reads; allowed: {WHOLE}"
     )
 
 
@@ -90,7 +91,8 @@ def test_parts_without_a_quantized_form(task, asr_task, part, name):
 )
 def test_parts_of_the_model(task, asr_task, part):
     message = refused(task, asr_task, **{f"{part}_conf": {"gq_conf": GQ}})
-    assert message.startswith(f"{part}_conf has a gq_conf; allowed: model_conf: {{gq_")
+    start = f"{part}_conf has a gq_conf, which nothing reads; allowed: "
+    assert message == start + WHOLE
 
 
 def test_a_decoder_that_is_not_set(task):
@@ -101,7 +103,7 @@ def test_a_decoder_that_is_not_set(task):
 @pytest.mark.parametrize("value", [None, {}, GQ], ids=str)
 def test_an_empty_one_is_one(task, value):
     message = refused(task, encoder="conformer", encoder_conf__gq_conf=value)
-    assert message.endswith("allowed: encoder: gq_conformer")
+    assert message.endswith(f"allowed: encoder: gq_conformer, or {WHOLE}")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_an_empty_one_is_one(task, value):
     [
         ("asr", {"encoder_conf__pos_conf": {"gq_conf": GQ}}, "encoder_conf: pos_conf"),
         ("asr", {"frontend_conf__a": [{"gq_conf": GQ}]}, "inside frontend_conf: a"),
-        ("asr", {"optim_conf__gq_config": GQ}, "optim_conf has a gq_conf, and noth"),
+        ("asr", {"optim_conf__gq_config": GQ}, "optim_conf has a gq_conf, which no"),
         (
             "asr_transducer",
             {"encoder_conf": {"body_conf": [{"hidden_size": 16, "gq_conf": GQ}]}},
@@ -157,7 +159,8 @@ def test_names_that_are_almost_right(task, name, allowed):
 def test_names_of_other_parts(task):
     assert "allowed: gq_espnet" in refused(task, model="gq_maskctc")
     assert "allowed: gq_transducer" in refused(task, decoder="gq-transducer")
-    assert "it has no quantized" in refused(task, frontend="gq_default")
+    message = refused(task, frontend="gq_default")
+    assert message.endswith(f"allowed: one that ESPnet has, and {WHOLE}")
     assert "gq_stateless" in refused(task, "asr_transducer", decoder="gq_transformer")
 
 

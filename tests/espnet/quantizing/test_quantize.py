@@ -197,7 +197,8 @@ def test_the_checkpoint_starts_a_training(task, floats, tmp_path, capsys):
     state = load_state_dict(checkpoint)
     assert quantized_names(state)
     config = yaml.safe_load(checkpoint.with_suffix(".yaml").read_text())
-    assert config["encoder"] == "gq_conformer"
+    assert config["encoder"] == "conformer"
+    assert config["model_conf"]["gq_conf"]["bits"] == 3
     done = task.train(
         task.config(
             *("qat.yaml",),
