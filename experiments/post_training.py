@@ -134,7 +134,7 @@ def get_parser() -> argparse.ArgumentParser:
 def text(record: Dict[str, Any], architecture: str, trained: Path) -> str:
     """Return the tables of a record, with the grid's results of training beside it."""
     widths = sorted({int(name.rsplit("-", 1)[1]) for name in record["cells"]})
-    beside = read_trained(trained, architecture, widths, record["float"])
+    beside = read_trained(trained, architecture, widths, record)
     titles = {name: peer.title for name, peer in PEERS.items()}
     return Comparison(record, titles, beside).text()
 
@@ -190,7 +190,9 @@ def run(args: argparse.Namespace, output: Path) -> None:
     items = make_items(found, recordings)
     measured = measure(pair, given.decoding, None, 32, None, sets)
     check_same(record, len(items.items), measured)
+    figures = (work / f"starts/{args.architecture}-trained.json").read_text()
     record = {"float": measured, **record, "utterances": len(items.items)}
+    record["start_figures"] = json.loads(figures)
     for bits in args.bits:
         for name in args.methods:
             key = f"{name}-{bits}"

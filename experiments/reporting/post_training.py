@@ -4,7 +4,7 @@ The error rates are those of all test sets together; `Rates` draws the same spea
 recordings for all methods, so that differences are paired.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
@@ -29,23 +29,25 @@ LOSSLESS_BITS, HALVED_BITS = 4, 3
 
 @dataclass(frozen=True)
 class Trained:
-    """Models of the grid that were trained from the same kind of float model.
+    """Models of the grid, trained from a float model.
 
     Attributes:
         cells: Bits -> result of GQ with seed 1, on the test sets of the comparison.
-        start: Result of the float model that they start from.
+        same: Bits of those that start from the float model of the comparison.
+        start: Result of the float model that the others start from.
         longer: Result of that model trained as long, None if there is none.
         notes: What has to be said of them.
     """
 
     cells: Mapping[int, Record]
+    same: Sequence[int] = ()
     start: Optional[Record] = None
     longer: Optional[Record] = None
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
 
 
 def read_trained(
-    folder: Path, architecture: str, bits: Sequence[int], measured: Record
+    folder: Path, architecture: str, bits: Sequence[int], record: Record
 ) -> Trained:
     """Read the trained models of an architecture from the grid's results.
 
@@ -53,46 +55,53 @@ def read_trained(
         folder: The result files of the grid.
         architecture: Its name in the grid.
         bits: The widths to read, as far as they have a result.
-        measured: Result of the float model that is quantized without training.
+        record: What `python -m experiments.post_training` stored.
 
     Raises:
         GridError: If a result was measured on other data.
     """
+    measured = record["float"]
 
     def read(method: str, width: Optional[int], seed: Optional[int]):
         cell = Cell(architecture, "trained", method, width, None, seed)
         path = folder / f"{cell.name}.json"
         if not path.exists():
             return None
-        record = read_result(path)
-        sets = {name: record["sets"].get(name) for name in measured["sets"]}
-        for name, found in sets.items():
-            if found is None or found["digest"] != measured["sets"][name]["digest"]:
+        found = read_result(path)
+        sets = {name: found["sets"].get(name) for name in measured["sets"]}
+        for name, one in sets.items():
+            if one is None or one["digest"] != measured["sets"][name]["digest"]:
                 raise GridError(f"{path} was not measured on the same {name}")
-        return {**record, "sets": sets}
+        return {**found, "sets": sets}
 
     start = read(FLOAT, None, None)
     if start is None:
         return Trained({}, notes=[f"{folder} has no float model of {architecture}."])
-    found = {width: read("gq", width, 1) for width in bits}
-    cells = {width: record for width, record in found.items() if record is not None}
-    other = [
-        str(width)
-        for width, record in cells.items()
-        if record["start_figures"] != start["start_figures"]
-    ]
+    own = [record.get("start_figures")]
+    if units(start, ALL) == units(measured, ALL):
+        own.append(start["start_figures"])
+    widths = {width: read("gq", width, 1) for width in bits}
+    cells = {width: found for width, found in widths.items() if found is not None}
+    same = [width for width, found in cells.items() if found["start_figures"] in own]
+    others = [str(width) for width in sorted(cells, reverse=True) if width not in same]
     notes = []
-    if units(start, ALL) != units(measured, ALL):
+    if others:
         notes.append(
-            "The trained models start from another training of the float model, of "
-            f"{_rate(start):.2f}% WER instead of {_rate(measured):.2f}%, and are "
-            "compared with that one."
+            f"The trained models of {', '.join(others)} bits start from another "
+            f"training of the float model, of {_rate(start):.2f}% WER instead of "
+            f"{_rate(measured):.2f}%, and are compared with that one."
         )
-    if other:
-        notes.append(
-            f"Those of {', '.join(other)} bits start from yet another training of it."
+    strange = [
+        str(width)
+        for width, found in cells.items()
+        if width not in same and found["start_figures"] != start["start_figures"]
+    ]
+    if strange:
+        raise GridError(
+            f"{folder}: GQ at {', '.join(strange)} bits starts from neither float "
+            f"model of {architecture}; allowed: one of the two"
         )
-    return Trained(cells, start, read("float_longer", None, 1), notes)
+    return Trained(cells, same, start, read("float_longer", None, 1), notes)
 
 
 class Comparison:
@@ -128,7 +137,8 @@ class Comparison:
 
     def difference(self, method: str, bits: int) -> Optional[Difference]:
         """Return a method's error rate minus float's; None if it was not measured."""
-        baseline = f"{TRAINED}-float" if method == TRAINED else FLOAT
+        other = method == TRAINED and bits not in self.trained.same
+        baseline = f"{TRAINED}-float" if other else FLOAT
         name = f"{method}-{bits}"
         if name not in self.rates.values:
             return None
@@ -192,7 +202,7 @@ class Comparison:
         if self.trained.cells and LONGER in self.rates.values:
             longer = self.rates.difference(f"{TRAINED}-float", LONGER)
             lines.append(
-                "Training goes on for more epochs than the float model had: float "
+                "The trained models had more epochs than the float model; float "
                 f"trained as long is at {_signed(longer)} points."
             )
         return [*lines, *self.trained.notes]
