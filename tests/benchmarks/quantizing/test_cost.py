@@ -70,14 +70,13 @@ time.sleep(0.1)
 """
 
 
-def test_the_peak_of_a_process(monkeypatch):
+def test_the_peak_of_a_process():
     small = process.measure([sys.executable, "-c", "import time; time.sleep(0.2)"], {})
     found = process.measure([sys.executable, "-c", HOLDER], {})
     for key in ("resident_bytes", "anonymous_bytes"):
         added = getattr(found, key) - getattr(small, key)
         assert 190 * MIB < added < 220 * MIB
-    assert found.anonymous_at_peak.startswith("0 s, ")
-    assert "done" not in found.anonymous_at_peak
+    assert found.anonymous_at_peak.endswith((" s, start", " s, holding"))
     assert 0.3 < found.wall_seconds and 0 < found.cpu_seconds
     with pytest.raises(RuntimeError, match="no such thing"):
         process.measure([sys.executable, "-c", "raise OSError('no such thing')"], {})
