@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from espnet_gq.nested_tensors import keep_padded
 from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
 from espnet_gq.nn.finite import check_finite, is_weight
 from espnet_gq.nn.kinds import places, quantized_class
@@ -28,7 +29,6 @@ from espnet_gq.nn.layers import SUFFIX, QuantizedLayer
 from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
 from espnet_gq.quantizer.methods import create
-from espnet_gq.transformers import keep_padded
 from espnet_gq.wording import quoted
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from espnet_gq.native.library import MODES
+from espnet_gq.nested_tensors import keep_padded
 from espnet_gq.runtime.embeddings import PackedEmbedding, PackedEmbeddingBag
 from espnet_gq.runtime.layers import (
     PackedBilinear,
@@ -32,7 +33,6 @@ from espnet_gq.runtime.recurrent import (
 )
 from espnet_gq.runtime.weight import PackedWeight
 from espnet_gq.subclasses import extended
-from espnet_gq.transformers import keep_padded
 
 PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
     cls.float_class: cls

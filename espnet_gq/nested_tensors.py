@@ -1,4 +1,4 @@
-"""PyTorch's Transformer around layers whose weights are not plain tensors."""
+"""Keeps PyTorch's Transformer from nested tensors, which only its fused path takes."""
 
 from typing import Type
 
