@@ -93,9 +93,26 @@ class Rule:
             )
 
     def matches(self, layer: str, weight: str = "weight") -> bool:
-        """Return whether the pattern is that of a layer, or of this parameter of it."""
-        parameter = f"{layer}.{weight}" if layer else weight
-        return any(fnmatch.fnmatchcase(n, self.pattern) for n in (layer, parameter))
+        """Return whether the pattern is that of a layer, or of this parameter of it.
+
+        Parameters of a re-parametrization also have the name of the weight that is
+        computed from them: `conv.weight_v` and `conv.parametrizations.weight.original1`
+        match `conv` and `conv.weight`.
+        """
+        names = _names(layer, weight)
+        return any(fnmatch.fnmatchcase(name, self.pattern) for name in names)
+
+
+def _names(layer: str, weight: str) -> List[str]:
+    """Return the names of a parameter and of its layer, as a pattern may have them."""
+    found = [layer, f"{layer}.{weight}" if layer else weight]
+    owner, inside, computed = f".{layer}".rpartition(".parametrizations.")
+    if inside and weight.startswith("original"):
+        found += _names(owner.removeprefix("."), computed)
+    for suffix in ("_v", "_orig"):
+        if weight.endswith(suffix):
+            found += _names(layer, weight.removesuffix(suffix))
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,13 @@ LISTED = 5
 """Number of tensors that a message names at most."""
 
 
+_WEIGHTS = (
+    *("weight", "bias", "running_"),
+    *("in_proj_", "q_proj_", "k_proj_", "v_proj_"),  # of nn.MultiheadAttention
+    "original",  # of parametrizations
+)
+
+
 class NotFiniteError(ValueError):
     """Weights that are NaN or infinite: names their tensors."""
 
@@ -18,7 +25,7 @@ def is_weight(name: str) -> bool:
     Other tensors of a state dict need not be finite: a causal mask holds -inf.
     """
     last = name.rpartition(".")[2]
-    return last.startswith(("weight", "bias", "running_"))
+    return last.startswith(_WEIGHTS)
 
 
 def not_finite(tensors: Iterable[Tuple[str, torch.Tensor]]) -> List[str]:

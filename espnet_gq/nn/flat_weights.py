@@ -1,6 +1,6 @@
 """The weights of a recurrent layer in the one buffer that cuDNN expects.
 
-cuDNN takes all weights of an LSTM or GRU as one buffer. PyTorch passes a layer's
+cuDNN takes all weights of a recurrent layer as one buffer. PyTorch passes a layer's
 weights on without a copy only where they already are that buffer; otherwise it copies
 them at every call and warns that they "are not part of single contiguous chunk of
 memory".
@@ -12,7 +12,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 import torch
 from torch import nn
 
-GATES = {"LSTM": 4, "GRU": 3}
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 class Layout(NamedTuple):
@@ -41,7 +41,7 @@ def flattened(weights: List[torch.Tensor], layer: nn.RNNBase) -> List[torch.Tens
 
     Args:
         weights: What the layer computes with, in the order of `layer._flat_weights`.
-        layer: The LSTM or GRU; its sizes are read, its weights are not.
+        layer: The LSTM, GRU or RNN; its sizes are read, its weights are not.
 
     Returns:
         Contiguous tensors of the shapes, type and device of `weights`. The given list
@@ -83,7 +83,7 @@ def layout(shapes: Sequence[Tuple[int, ...]], layer: nn.RNNBase) -> Layout:
 
     Args:
         shapes: Those of the weights, in the order of `layer._flat_weights`.
-        layer: The LSTM or GRU.
+        layer: The LSTM, GRU or RNN.
     """
     offsets = [0] * len(shapes)
     end = 0

@@ -2,7 +2,7 @@
 
 Each class extends its float layer and holds the same parameters, so a float checkpoint
 loads into it; the quantizer of a parameter NAME adds `NAME_quantizer.*`. Biases stay
-float. Recurrent layers are in `recurrent.py`.
+float. Recurrent layers are in `recurrent.py`, embeddings in `embeddings.py`.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Type, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from espnet_gq.nn.weight_view import WeightView
 from espnet_gq.quantizer import Quantizer
@@ -32,12 +33,13 @@ class QuantizedLayer(nn.Module):
 
     @staticmethod
     def gates(layer: nn.Module) -> Dict[str, int]:
-        """Return the weights of a float layer that can be quantized.
+        """Return the weights that a layer of this kind computes with.
 
         Returns:
-            Parameter name -> number of gates stacked in dimension 0 of it.
+            Name -> number of gates stacked in dimension 0. The layer may lack some of
+            them, or compute them from others (weight norm).
         """
-        return matrices(layer, {"weight": 1})
+        return {"weight": 1}
 
     @classmethod
     def from_float(
@@ -49,7 +51,7 @@ class QuantizedLayer(nn.Module):
 
         Args:
             layer: Layer of exactly `float_class`.
-            quantizers: Quantizer of each parameter to quantize (see `gates`).
+            quantizers: Quantizer of each parameter to quantize.
 
         Returns:
             The layer.
@@ -99,8 +101,8 @@ class QuantizedLayer(nn.Module):
             raise RuntimeError(
                 f"'{name}' of a quantized {self.float_class.__name__} is not a "
                 "parameter any more (weight_norm, parametrize and pruning replace it); "
-                "allowed: to apply these before espnet_gq.prepare, which then leaves "
-                "the layer float"
+                "allowed: to apply these before espnet_gq.prepare, which then "
+                "quantizes what they compute the weight from"
             )
         return weight
 
@@ -111,9 +113,10 @@ class QuantizedLayer(nn.Module):
             RuntimeError: If the module is being traced or exported.
         """
         quantizer = self._modules.get(name + SUFFIX)
+        if quantizer is None:  # float, or computed by a hook or a parametrization
+            weight = self._parameters.get(name)
+            return getattr(self, name) if weight is None else weight
         weight = self.latent_weight(name)
-        if quantizer is None:
-            return weight
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             raise RuntimeError(
                 "a module prepared for training cannot be traced or exported; allowed: "
@@ -151,12 +154,6 @@ def _shares_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _same(saved: torch.Tensor, quantizer: Quantizer) -> bool:
     return _shares_memory(saved, quantizer.saved_state)
-
-
-def matrices(layer: nn.Module, gates: Mapping[str, int]) -> Dict[str, int]:
-    """Return the gates of those named parameters of a layer that are matrices."""
-    found = {name: layer._parameters.get(name) for name in gates}
-    return {n: gates[n] for n, p in found.items() if p is not None and p.dim() > 1}
 
 
 @contextlib.contextmanager
@@ -202,49 +199,83 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
         return self._conv_forward(input, self.weight_in_use(), self.bias)
 
 
-class QuantizedEmbedding(QuantizedLayer, nn.Embedding):
-    """Embedding, weight (num_embeddings, embedding_dim) quantized.
+class QuantizedConv3d(QuantizedLayer, nn.Conv3d):
+    """3-D convolution, weight (out_channels, in_channels / groups, d, h, w)
+    quantized."""
 
-    The row of `padding_idx` is quantized like any other. A codebook with a zero (LSQ's,
-    the ternary one at 2 bits) keeps it zero. Other codebooks have none: with one scale
-    per tensor, padding is embedded as the centroids nearest to zero; with one per
-    channel, the scale of that row is too small to matter.
-
-    `max_norm` limits the quantized rows that are looked up, and in training those of
-    the parameter too, as nn.Embedding does. Gradients are dense also with
-    `sparse=True`.
-    """
-
-    float_class = nn.Embedding
-
-    @classmethod
-    def from_float(cls, layer, quantizers):
-        for quantizer in quantizers.values():
-            quantizer.idle_row = layer.padding_idx
-        return super().from_float(layer, quantizers)
+    float_class = nn.Conv3d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Evaluation equals the hardened layer, which limits rows that are quantized.
-        if self.max_norm is not None and self.training:
-            with torch.no_grad():  # in place, as nn.Embedding does
-                weight, rows = self.latent_weight(), input.reshape(-1).contiguous()
-                torch.embedding_renorm_(weight, rows, self.max_norm, self.norm_type)
-        rows = F.embedding(
-            input,
-            self.weight_in_use(),
-            self.padding_idx,
-            scale_grad_by_freq=self.scale_grad_by_freq,
-        )
-        if self.max_norm is None:
-            return rows
-        return limited(rows, self.max_norm, self.norm_type)
+        return self._conv_forward(input, self.weight_in_use(), self.bias)
 
 
-def limited(rows: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
-    """Return vectors (..., n); those longer than `max_norm` are scaled down to it.
+class QuantizedConvTranspose1d(QuantizedLayer, nn.ConvTranspose1d):
+    """Transposed 1-D convolution, weight (in_channels, out_channels / groups, k)
+    quantized; granularity "channel" gives each input channel its own scale."""
 
-    Like `torch.embedding_renorm_`, but not in place; the factors have no gradient.
+    float_class = nn.ConvTranspose1d
+
+
+class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
+    """Transposed 2-D convolution, weight (in_channels, out_channels / groups, h, w)
+    quantized; granularity "channel" gives each input channel its own scale."""
+
+    float_class = nn.ConvTranspose2d
+
+
+class QuantizedConvTranspose3d(QuantizedLayer, nn.ConvTranspose3d):
+    """Transposed 3-D convolution, weight (in_channels, out_channels / groups, d, h, w)
+    quantized; granularity "channel" gives each input channel its own scale."""
+
+    float_class = nn.ConvTranspose3d
+
+
+class QuantizedBilinear(QuantizedLayer, nn.Bilinear):
+    """Bilinear layer, weight (out_features, in1_features, in2_features) quantized."""
+
+    float_class = nn.Bilinear
+
+
+class QuantizedMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
+    """Multi-head attention with its input projections quantized.
+
+    Quantized: in_proj_weight (3 embed_dim, embed_dim), whose gates are query, key and
+    value, or q_proj_weight, k_proj_weight and v_proj_weight (embed_dim, kdim or vdim).
+    `out_proj` is a linear layer of its own. PyTorch's fused path is not taken.
     """
-    norm = rows.detach().norm(norm_type, -1, keepdim=True)
-    factor = torch.where(norm > max_norm, max_norm / (norm + 1e-7), 1.0)
-    return rows * factor.to(rows.dtype)
+
+    float_class = nn.MultiheadAttention
+
+    @staticmethod
+    def gates(layer: nn.Module) -> Dict[str, int]:
+        """Return the names of the projections, see `QuantizedLayer`."""
+        separate = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), 1)
+        return {"in_proj_weight": 3, **separate}
+
+
+class QuantizedParametrizationList(QuantizedLayer, ParametrizationList):
+    """The parametrizations of a weight (torch.nn.utils.parametrize), which compute it
+    from quantized tensors.
+
+    Quantized: `original`, or those of `original0`, `original1`, ... that are matrices.
+    """
+
+    float_class = ParametrizationList
+
+    @staticmethod
+    def gates(layer: nn.Module) -> Dict[str, int]:
+        """Return nothing: the layer whose weight is computed has the names."""
+        return {}
+
+    def __len__(self) -> int:
+        return sum(not name.endswith(SUFFIX) for name in self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter([m for n, m in self._modules.items() if not n.endswith(SUFFIX)])
+
+
+class QuantizedOther(QuantizedLayer):
+    """Any other module with a matrix `weight`, whose code then reads the quantized
+    one; granularity "channel" gives each slice of dimension 0 its own scale."""
+
+    float_class = nn.Module

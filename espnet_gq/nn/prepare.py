@@ -13,6 +13,7 @@ from typing import (
     Sequence,
     Tuple,
     Union,
+    cast,
 )
 
 import torch
@@ -21,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
 from espnet_gq.nn.finite import check_finite, is_weight
-from espnet_gq.nn.kinds import QUANTIZED
-from espnet_gq.nn.layers import QuantizedLayer
+from espnet_gq.nn.kinds import places, quantized_class
+from espnet_gq.nn.layers import SUFFIX, QuantizedLayer
 from espnet_gq.nn.summary import RULE, summarize
 from espnet_gq.quantizer import Quantizer
 from espnet_gq.quantizer.methods import create
@@ -50,29 +51,41 @@ def quantizable(module: nn.Module) -> Dict[str, List[str]]:
     Returns:
         Name of the layer -> names of its parameters that can be quantized.
     """
-    found = {
-        name: list(QUANTIZED[type(child)].gates(child))
-        for name, child in module.named_modules()
-        if type(child) in QUANTIZED
-    }
-    return {name: weights for name, weights in found.items() if weights}
+    names = {child: name for name, child in module.named_modules()}
+    found: Dict[str, List[str]] = {}
+    for child in names:
+        for holder, weight, _ in places(child):
+            if not isinstance(holder, QuantizedLayer):
+                found.setdefault(names[holder], []).append(weight)
+    return found
 
 
 @dataclass
-class _Weight:
-    """A tensor to quantize, wherever it is used."""
+class Weight:
+    """A tensor that can be quantized, wherever it is used."""
 
     parameter: nn.Parameter
+    gates: int
+    """Gates stacked in dimension 0; 1 where the layers that use it disagree."""
     places: List[Tuple[nn.Module, str]]
     """Layers that use it, and its name in each."""
     names: List[Tuple[str, str]]
     """Names of these layers, and its name in each."""
-    channels: int
-    gates: int
 
     @property
     def name(self) -> str:
+        """Its first name, as messages have it."""
         return _label(*self.names[0])
+
+    @property
+    def layer(self) -> str:
+        """First name of the first layer that uses it."""
+        return self.names[0][0]
+
+    @property
+    def attribute(self) -> str:
+        """Its name in that layer."""
+        return self.names[0][1]
 
     def rule(self, config: GQConfig) -> Optional[Rule]:
         """Return the rule that applies, None for the default.
@@ -96,18 +109,30 @@ class _Weight:
         return next(iter(found), None)
 
 
-def _weights(modules: Mapping[nn.Module, List[str]]) -> List[_Weight]:
-    """Return the tensors that can be quantized, in the order of the modules."""
-    found: Dict[int, _Weight] = {}
-    for layer, names in modules.items():
-        cls = QUANTIZED.get(type(layer))
-        for weight, gates in cls.gates(layer).items() if cls else ():
-            parameter = layer.get_parameter(weight)
+def weights_of(module: nn.Module) -> List[Weight]:
+    """Return the quantized tensors of a prepared module, each once.
+
+    Of each: the parameter, its gates, and the layers that use it, with their names.
+    """
+    return _weights(occurrences(module), quantized=True)
+
+
+def _weights(
+    modules: Mapping[nn.Module, List[str]], quantized: bool = False
+) -> List[Weight]:
+    """Return the tensors that can be quantized, or are, in the order of the modules."""
+    found: Dict[int, Weight] = {}
+    for module in modules:
+        for layer, name, gates in places(module):
+            done = isinstance(layer, QuantizedLayer)
+            if done != quantized or (done and name + SUFFIX not in layer._modules):
+                continue
+            parameter = cast(nn.Parameter, layer._parameters[name])
             entry = found.setdefault(
-                id(parameter), _Weight(parameter, [], [], len(parameter), gates)
+                id(parameter), Weight(parameter, gates, [], [])
             )
-            entry.places.append((layer, weight))
-            entry.names += [(name, weight) for name in names]
+            entry.places.append((layer, name))
+            entry.names += [(layer_name, name) for layer_name in modules[layer]]
             entry.gates = gates if entry.gates == gates else 1
     return list(found.values())
 
@@ -117,10 +142,14 @@ def prepare(
 ) -> nn.Module:
     """Make a module quantization-aware, in place.
 
-    Every Linear, Conv1d, Conv2d, Embedding, LSTM, GRU, LSTMCell and GRUCell turns into
-    its quantized form under the same parameter names. Each weight matrix of a recurrent
-    layer has a quantizer of its own. A layer that is used under several names, and a
-    tensor that several layers share, has one.
+    Every layer that holds weights turns into its quantized form under the same
+    parameter names: linear and bilinear layers, convolutions and transposed ones,
+    embeddings and their bags, attention, recurrent layers and cells, classes that
+    extend these, and any other module with a matrix `weight` that does not normalize.
+    Where weight norm, spectral norm, pruning or another re-parametrization computes a
+    weight, the parameter that it is computed from is quantized. Each matrix of a layer
+    has a quantizer of its own. A layer that is used under several names, and a tensor
+    that several layers share, has one.
 
     What was quantized and what was left float, and why, is logged;
     `espnet_gq.summarize(module)` returns it.
@@ -158,14 +187,14 @@ def prepare(
             continue
         try:
             quantizer = create(
-                channels=weight.channels, gates=weight.gates, **options
+                channels=len(weight.parameter), gates=weight.gates, **options
             ).to(weight.parameter.device)
         except ValueError as e:  # a method that does not know this bit width
             raise GQConfigError(f"gq_conf: {weight.name}: {e}") from None
         for layer, name in weight.places:
             plans.setdefault(layer, {})[name] = quantizer
     for layer, quantizers in plans.items():
-        QUANTIZED[type(layer)].from_float(layer, quantizers)
+        quantized_class(layer).from_float(layer, quantizers)
         if getattr(layer, "sparse", False):
             logging.warning(
                 f"GQ: {modules[layer][0] or type(layer).__name__}: sparse gradients "
@@ -180,7 +209,7 @@ def prepare(
     return module
 
 
-def _outsiders(modules: Mapping[nn.Module, List[str]], weight: _Weight) -> List[str]:
+def _outsiders(modules: Mapping[nn.Module, List[str]], weight: Weight) -> List[str]:
     """Return the classes of modules that use a tensor and cannot quantize it."""
     insiders = {id(layer) for layer, _ in weight.places}
     return [
@@ -194,7 +223,7 @@ def _outsiders(modules: Mapping[nn.Module, List[str]], weight: _Weight) -> List[
 def _check_rules(
     config: GQConfig,
     modules: Mapping[nn.Module, List[str]],
-    weights: Sequence[_Weight],
+    weights: Sequence[Weight],
 ) -> None:
     """Refuse rules without effect, and layers that are quantized already.
 

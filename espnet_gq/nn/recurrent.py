@@ -1,28 +1,25 @@
-"""Quantized LSTM and GRU layers and cells.
+"""Quantized LSTM, GRU and RNN layers and cells.
 
 Input, recurrent and projection matrix of each layer and direction have a quantizer
 each. The gates of a matrix are stacked in its dimension 0 and share the codebook;
 granularity "gate" gives each gate its own scale.
 """
 
-import weakref
-from typing import Any, Dict, TypeVar, cast
+from typing import Any, Dict, List, TypeVar, cast
 
+import torch
 from torch import nn
 
 from espnet_gq.nn.flat_weights import flattened
-from espnet_gq.nn.layers import QuantizedLayer, matrices
+from espnet_gq.nn.layers import SUFFIX, QuantizedLayer
 
-GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+GATES = {
+    **{nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3},
+    **{nn.RNN: 1, nn.RNNCell: 1},
+}
 
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
-
-
-def _all_or_none(layer: nn.Module, gates: Dict[str, int]) -> Dict[str, int]:
-    """Return the matrices, none where one of them is re-parametrized (weight norm)."""
-    found = matrices(layer, gates)
-    return found if len(found) == len(gates) else {}
 
 
 def _for_one_call(layer: _Layer, **attributes: Any) -> _Layer:
@@ -38,7 +35,10 @@ def _for_one_call(layer: _Layer, **attributes: Any) -> _Layer:
 
 
 class QuantizedRNNBase(QuantizedLayer):
-    """Base class of the quantized LSTM and GRU."""
+    """Base class of the quantized LSTM, GRU and RNN."""
+
+    _flat_weights_names: List[str]
+    _flat_weight_refs: List[Any]
 
     @staticmethod
     def gates(layer: nn.Module) -> Dict[str, int]:
@@ -46,28 +46,48 @@ class QuantizedRNNBase(QuantizedLayer):
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
         flat = cast(nn.RNNBase, layer)._flat_weights_names
         names = [n for n in flat if n.startswith("weight")]
-        gates = {n: 1 if n.startswith("weight_hr") else stacked for n in names}
-        return _all_or_none(layer, gates)
+        return {n: 1 if n.startswith("weight_hr") else stacked for n in names}
 
-    def forward(self, input, hx=None):
-        # PyTorch computes with the list _flat_weights; this call's own one holds the
-        # quantized weights.
+    @classmethod
+    def from_float(cls, layer, quantizers):
+        layer = super().from_float(layer, quantizers)
+        layer._init_flat_weights()
+        return layer
+
+    @property
+    def _flat_weights(self) -> List[torch.Tensor]:
+        """The weights that PyTorch computes with: quantized, those of a call if this
+        is its instance."""
+        found = self.__dict__.get("_weights_of_call")
+        return self._weights_in_use() if found is None else found
+
+    @_flat_weights.setter
+    def _flat_weights(self, value) -> None:
+        """Do nothing: the getter makes them."""
+
+    def _weights_in_use(self) -> List[torch.Tensor]:
         weights = [self.weight_in_use(n) for n in self._flat_weights_names]
         if weights[0].is_cuda:
             weights = flattened(weights, cast(nn.RNNBase, self))
-        call = _for_one_call(self, _flat_weights=weights)
+        return weights
+
+    def forward(self, input, hx=None):
+        call = _for_one_call(self, _weights_of_call=self._weights_in_use())
         return super(QuantizedRNNBase, call).forward(input, hx)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        nn.Module.__setattr__(self, name, value)  # RNNBase's changes _flat_weights
+
     def __setstate__(self, state) -> None:
-        super().__setstate__(state)
+        nn.Module.__setstate__(self, state)
         self._init_flat_weights()
 
+    def _replicate_for_data_parallel(self):
+        return nn.Module._replicate_for_data_parallel(self)
+
     def _init_flat_weights(self) -> None:
-        names = self._flat_weights_names
-        self._flat_weights = [self._parameters.get(name) for name in names]
-        self._flat_weight_refs = [
-            None if w is None else weakref.ref(w) for w in self._flat_weights
-        ]
+        self.__dict__.pop("_flat_weights", None)
+        self._flat_weight_refs = []
 
     def _update_flat_weights(self) -> None:
         """Do nothing: each forward pass makes its own _flat_weights."""
@@ -101,6 +121,15 @@ class QuantizedGRU(QuantizedRNNBase, nn.GRU):
     float_class = nn.GRU
 
 
+class QuantizedRNN(QuantizedRNNBase, nn.RNN):
+    """RNN (tanh or relu): bidirectional and multi-layer as nn.RNN.
+
+    Quantized: weight_ih_l* (hidden, input), weight_hh_l* (hidden, hidden).
+    """
+
+    float_class = nn.RNN
+
+
 class QuantizedCell(QuantizedLayer):
     """Base class of the quantized cells."""
 
@@ -108,11 +137,11 @@ class QuantizedCell(QuantizedLayer):
     def gates(layer: nn.Module) -> Dict[str, int]:
         """Return the two weight matrices, and their gates."""
         stacked = next(n for cls, n in GATES.items() if isinstance(layer, cls))
-        return _all_or_none(layer, {"weight_ih": stacked, "weight_hh": stacked})
+        return {"weight_ih": stacked, "weight_hh": stacked}
 
     def forward(self, input, hx=None):
         # An attribute of the instance hides the parameter of its name.
-        names = ("weight_ih", "weight_hh")
+        names = [n for n in ("weight_ih", "weight_hh") if n + SUFFIX in self._modules]
         call = _for_one_call(self, **{n: self.weight_in_use(n) for n in names})
         return super(QuantizedCell, call).forward(input, hx)
 
@@ -127,3 +156,9 @@ class QuantizedGRUCell(QuantizedCell, nn.GRUCell):
     """GRU cell, weight_ih (3 hidden, input) and weight_hh (3 hidden, hidden)."""
 
     float_class = nn.GRUCell
+
+
+class QuantizedRNNCell(QuantizedCell, nn.RNNCell):
+    """RNN cell, weight_ih (hidden, input) and weight_hh (hidden, hidden)."""
+
+    float_class = nn.RNNCell

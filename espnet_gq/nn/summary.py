@@ -2,11 +2,11 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Dict, Iterator, Mapping, Optional, Tuple
+from typing import Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from torch import nn
 
-from espnet_gq.nn.kinds import QUANTIZED
+from espnet_gq.nn.kinds import is_matrix, is_normalization, places, refusal
 from espnet_gq.nn.layers import QuantizedLayer
 from espnet_gq.quantizer import Quantizer
 
@@ -113,11 +113,16 @@ def summarize(
                     quantized[key], numel[key] = quantizer.bits, parameter.numel()
                 seen.update(id(p) for p in quantizer.parameters())
     left = []
+    known = {
+        (id(place.holder), place.name)
+        for child in module.modules()
+        for place in places(child)
+    }
     for name, holder, weight, parameter in _held_parameters(module):
         if id(parameter) not in seen:
             seen.add(id(parameter))
             reason = (reasons or {}).get(id(parameter))
-            reason = reason or _reason(holder, weight, parameter)
+            reason = reason or _reason(holder, weight, parameter, known)
             kind = getattr(holder, "float_class", type(holder)).__name__
             left.append(LeftFloat(name, kind, parameter.numel(), reason))
     return Summary(quantized, numel, tuple(left), _values_in_buffers(module))
@@ -143,21 +148,22 @@ def _held_parameters(
                 yield key, holder, weight, parameter
 
 
-def _reason(holder: nn.Module, weight: str, parameter: nn.Parameter) -> str:
-    if parameter.dim() <= 1:
+def _reason(
+    holder: nn.Module, weight: str, parameter: nn.Parameter, known: Set[Tuple[int, str]]
+) -> str:
+    if (id(holder), weight) in known:
+        return BY_CONFIGURATION
+    if parameter.dim() <= 1 or not is_matrix(parameter):
         return VECTOR
-    computed, _, suffix = weight.rpartition("_")
-    norm_or_mask = suffix in ("g", "v", "orig") and hasattr(holder, computed)
-    if norm_or_mask or weight.startswith("original"):
-        return "re-parametrized: weight norm, pruning or another computes the weight"
-    if type(holder) in QUANTIZED:
-        gates = QUANTIZED[type(holder)].gates(holder)
-        if weight not in gates:
-            return "other weights of the layer are re-parametrized"
-        return BY_CONFIGURATION
-    if isinstance(holder, QuantizedLayer):
-        return BY_CONFIGURATION
-    for base in QUANTIZED:
-        if isinstance(holder, base):
-            return f"extends {base.__name__} and may compute something else"
-    return f"{type(holder).__name__} has no quantized form"
+    if is_normalization(holder):
+        return "a normalization"
+    refused = refusal(holder)
+    if refused is not None and _would_be(holder, weight):
+        return refused
+    name = getattr(holder, "float_class", type(holder)).__name__
+    return f"{weight} of {name} has no quantized form"
+
+
+def _would_be(holder: nn.Module, weight: str) -> bool:
+    """Return whether a parameter could be quantized if its holder could be changed."""
+    return weight.startswith(("weight", "original")) or weight.endswith("_proj_weight")

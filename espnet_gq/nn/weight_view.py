@@ -59,12 +59,12 @@ def _name(func: Any) -> str:
     return name
 
 
-def _means_parameter(func: Any, kwargs: Any) -> bool:
+def _means_parameter(func: Any) -> bool:
     """Return whether an operation describes or writes to the tensor it is called on."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return _name(func) not in _COMPUTED
-    if name == "__set__" or name in _DESCRIBES or kwargs.get("out") is not None:
+    if name == "__set__" or name in _DESCRIBES:
         return True
     if name.startswith("__"):
         return name in _WRITES
@@ -144,12 +144,15 @@ class WeightView(torch.Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None
     ) -> Any:
         named: dict = kwargs or {}
-        itself = _means_parameter(func, named)
+        itself = _means_parameter(func)
         with torch._C.DisableTorchFunctionSubclass():
             if not itself and args and type(args[0]) is cls and _name(func) in _PARTS:
                 part = args[0]._smaller(lambda t: func(t, *args[1:], **named))
                 if part is not None:
                     return part
+            if named.get("out") is not None:
+                out = tree_map_only(WeightView, lambda v: v.latent, named["out"])
+                named = {**named, "out": out}
             args, named = tree_map_only(
                 WeightView, lambda v: v.latent if itself else v.in_use, (args, named)
             )

@@ -1,15 +1,18 @@
 """Layers whose weights stay packed. Each extends its float layer; biases stay float.
 
 The weight is frozen; activations and biases have gradients. Recurrent layers are in
-`recurrent.py`.
+`recurrent.py`, embeddings in `embeddings.py`.
 """
 
-from typing import Any, Mapping, Optional, Self, Type, Union
+import types
+from typing import Any, Iterator, Mapping, Self, Type, Union
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
+from espnet_gq.quantizer import Quantizer
 from espnet_gq.runtime import context
 from espnet_gq.runtime.tensor_like import handles
 from espnet_gq.runtime.weight import PackedWeight
@@ -35,7 +38,11 @@ class PackedLayer(nn.Module):
         new.__dict__.update(layer.__dict__)
         for name in ("_parameters", "_buffers"):
             new.__dict__[name] = layer.__dict__[name].copy()
-        new._modules = {}
+        new._modules = {
+            name: child
+            for name, child in layer._modules.items()
+            if not isinstance(child, Quantizer)
+        }
         for name, weight in weights.items():
             parameter = layer._parameters[name]
             if parameter is None:
@@ -102,26 +109,83 @@ class PackedConv2d(PackedLayer, nn.Conv2d):
         return _convolve(self, input)
 
 
-def _convolve(layer: Union[nn.Conv1d, nn.Conv2d], input: torch.Tensor) -> torch.Tensor:
+class PackedConv3d(PackedLayer, nn.Conv3d):
+    """3-D convolution with a packed weight (out_channels, in_channels / groups, d, h,
+    w), which is unpacked for each call."""
+
+    float_class = nn.Conv3d
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _convolve(self, input)
+
+
+def _convolve(
+    layer: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d], input: torch.Tensor
+) -> torch.Tensor:
     weight: Any = layer.weight
     if isinstance(weight, PackedWeight):
         weight = weight.dense()
     return layer._conv_forward(input, weight, layer.bias)
 
 
-class PackedEmbedding(PackedLayer, nn.Embedding):
-    """Embedding with a packed weight (num_embeddings, embedding_dim); always exact.
+class PackedConvTranspose1d(PackedLayer, nn.ConvTranspose1d):
+    """Transposed 1-D convolution with a packed weight (in_channels, out_channels /
+    groups, k), which is unpacked for each call."""
 
-    With `max_norm`, the rows that are read are scaled; the weight does not change.
+    float_class = nn.ConvTranspose1d
+
+
+class PackedConvTranspose2d(PackedLayer, nn.ConvTranspose2d):
+    """Transposed 2-D convolution with a packed weight (in_channels, out_channels /
+    groups, h, w), which is unpacked for each call."""
+
+    float_class = nn.ConvTranspose2d
+
+
+class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d):
+    """Transposed 3-D convolution with a packed weight (in_channels, out_channels /
+    groups, d, h, w), which is unpacked for each call."""
+
+    float_class = nn.ConvTranspose3d
+
+
+class PackedBilinear(PackedLayer, nn.Bilinear):
+    """Bilinear layer with a packed weight (out_features, in1_features, in2_features),
+    which is unpacked for each call."""
+
+    float_class = nn.Bilinear
+
+
+class PackedMultiheadAttention(PackedLayer, nn.MultiheadAttention):
+    """Multi-head attention with packed input projections.
+
+    in_proj_weight (3 embed_dim, embed_dim) is unpacked where query, key and value are
+    not one tensor; otherwise, and for q_proj_weight, k_proj_weight and v_proj_weight,
+    products are those of a packed linear layer.
     """
 
-    float_class = nn.Embedding
+    float_class = nn.MultiheadAttention
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        weight: Any = self._modules.get("weight")
-        if weight is None or not torch.is_tensor(input):
-            return super().forward(input)
-        return weight.embed(input, self.max_norm, self.norm_type)
+
+class PackedParametrizationList(PackedLayer, ParametrizationList):
+    """The parametrizations of a weight, which compute it from packed tensors; these
+    are unpacked for each call."""
+
+    float_class = ParametrizationList
+
+    def __len__(self) -> int:
+        return sum(not isinstance(m, PackedWeight) for m in self._modules.values())
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        children = self._modules.values()
+        return iter([m for m in children if not isinstance(m, PackedWeight)])
+
+
+class PackedOther(PackedLayer):
+    """Any other module with a packed `weight`, which is unpacked where its code
+    computes with it."""
+
+    float_class = nn.Module
 
 
 # --- PyTorch's functions --------------------------------------------------------------
@@ -136,26 +200,15 @@ def _linear(input, weight, bias=None):
     return weight.linear(input, bias)
 
 
-@handles(F.embedding)
-def _embedding(
-    input,
-    weight,
-    padding_idx: Optional[int] = None,
-    max_norm: Optional[float] = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-):
-    """Look up rows; options of the weight's gradient have no effect."""
-    if not isinstance(weight, PackedWeight) or isinstance(input, PackedWeight):
-        return NotImplemented
-    if weight.dim() != 2 or not torch.is_tensor(input):
-        return NotImplemented
-    return weight.embed(input, max_norm, norm_type)
+# Without its first lines, which would call the handler again; its products then reach
+# the handlers of F.linear.
+_attend = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda tensors: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
 
 
-@handles(torch.embedding)
-def _rows(weight, indices, *options, **more):
-    if not isinstance(weight, PackedWeight) or isinstance(indices, PackedWeight):
-        return NotImplemented
-    return NotImplemented if weight.dim() != 2 else weight.embed(indices)
+@handles(F.multi_head_attention_forward)
+def _attention(*args, **kwargs):
+    return _attend(*args, **kwargs)

@@ -7,29 +7,46 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from espnet_gq.native.library import MODES
+from espnet_gq.runtime.embeddings import PackedEmbedding, PackedEmbeddingBag
 from espnet_gq.runtime.layers import (
+    PackedBilinear,
     PackedConv1d,
     PackedConv2d,
-    PackedEmbedding,
+    PackedConv3d,
+    PackedConvTranspose1d,
+    PackedConvTranspose2d,
+    PackedConvTranspose3d,
     PackedLayer,
     PackedLinear,
+    PackedMultiheadAttention,
+    PackedOther,
+    PackedParametrizationList,
 )
 from espnet_gq.runtime.recurrent import (
     PackedGRU,
     PackedGRUCell,
     PackedLSTM,
     PackedLSTMCell,
+    PackedRNN,
+    PackedRNNCell,
 )
 from espnet_gq.runtime.weight import PackedWeight
+from espnet_gq.subclasses import extended
 
 PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
     cls.float_class: cls
     for cls in (
-        *(PackedLinear, PackedConv1d, PackedConv2d, PackedEmbedding),
-        *(PackedLSTM, PackedGRU, PackedLSTMCell, PackedGRUCell),
+        *(PackedLinear, PackedBilinear, PackedMultiheadAttention),
+        *(PackedConv1d, PackedConv2d, PackedConv3d),
+        *(PackedConvTranspose1d, PackedConvTranspose2d, PackedConvTranspose3d),
+        *(PackedEmbedding, PackedEmbeddingBag),
+        *(PackedLSTM, PackedGRU, PackedRNN),
+        *(PackedLSTMCell, PackedGRUCell, PackedRNNCell),
+        PackedParametrizationList,
     )
 }
-"""Packed class of each float class; a quantized layer extends its float class."""
+"""Packed class of each float class. A class that extends one of these is packed by a
+class that extends both; any other class by one that extends `PackedOther`."""
 
 
 class _Skeleton(TorchFunctionMode):
@@ -59,7 +76,16 @@ def skeleton() -> ContextManager:
 
 def packed_class(layer: nn.Module) -> Optional[Type[PackedLayer]]:
     """Return the packed class of a float or quantized layer, None if it has none."""
-    return next((p for f, p in PACKED.items() if isinstance(layer, f)), None)
+    cls = getattr(layer, "float_class", type(layer))
+    kind = next((PACKED[c] for c in cls.__mro__ if c in PACKED), None)
+    if kind is None:
+        if not any(name.startswith("weight") for name in layer._parameters):
+            return None
+        kind = PackedOther
+    try:
+        return extended(cls, kind, "Packed")
+    except Exception:  # metaclasses and __init_subclass__ raise what they like
+        return None
 
 
 def install(

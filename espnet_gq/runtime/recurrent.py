@@ -1,9 +1,10 @@
-"""LSTM and GRU layers and cells whose matrices stay packed.
+"""LSTM, GRU and RNN layers and cells whose matrices stay packed.
 
 The layers are PyTorch's own, with its checks; handlers of torch.lstm, torch.gru,
-torch.lstm_cell and torch.gru_cell compute with packed matrices (see `tensor_like`). The
-input matrix of a layer is applied to all steps at once; the steps then run inside the
-native library. Matrices that a configuration leaves float use PyTorch operations.
+torch.rnn_tanh, torch.rnn_relu and of the functions of their cells compute with packed
+matrices (see `tensor_like`). The input matrix of a layer is applied to all steps at
+once; the steps of an LSTM or GRU then run inside the native library. Matrices that a
+configuration leaves float use PyTorch operations.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -92,16 +93,26 @@ def _gru_layer(*arguments):
     return _layer("GRU", *arguments)
 
 
+@handles(torch.rnn_tanh)
+def _tanh_layer(*arguments):
+    return _layer("RNN_TANH", *arguments)
+
+
+@handles(torch.rnn_relu)
+def _relu_layer(*arguments):
+    return _layer("RNN_RELU", *arguments)
+
+
 def _layer(cell: str, x, second, third, *options):
-    """Compute torch.lstm or torch.gru, in either of their forms."""
+    """Compute torch.lstm, torch.gru or torch.rnn_*, in either of their forms."""
     if isinstance(options[0], bool):  # x, hx, weights, has_biases, ...
         sizes, hx, weights = None, second, third
         has_biases, layers, dropout, train, bidirectional, batch_first = options
     else:  # data, batch_sizes, hx, weights, has_biases, ...
         sizes, hx, batch_first = second, third, False
         weights, has_biases, layers, dropout, train, bidirectional = options
-    hx = [hx] if cell == "GRU" else list(hx)
-    if len(hx) != (1 if cell == "GRU" else 2):
+    hx = list(hx) if cell == "LSTM" else [hx]
+    if len(hx) != (2 if cell == "LSTM" else 1):
         raise RuntimeError("lstm expects two hidden states")
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
@@ -174,7 +185,7 @@ def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
         b_ih, b_hh = rest[:2]
         if b_ih.dtype is not x.dtype:
             b_ih, b_hh = b_ih.to(x.dtype), b_hh.to(x.dtype)
-        if cell == "LSTM":
+        if cell != "GRU":
             b_ih, b_hh = b_ih + b_hh, None
     h, c = states if cell == "LSTM" else (states[0], None)
     steps = Steps(cell, w_hh, w_hr, sizes, reverse)
@@ -228,11 +239,23 @@ def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return types.without((gru(gates, hidden, states[0]),))[0]
 
 
+@handles(torch.rnn_tanh_cell)
+def _tanh_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
+    return types.without((torch.tanh(gates + hidden),))[0]
+
+
+@handles(torch.rnn_relu_cell)
+def _relu_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
+    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
+    return types.without((torch.relu(gates + hidden),))[0]
+
+
 # --- layers ---------------------------------------------------------------------------
 
 
 class PackedRNNBase(PackedLayer):
-    """Base class of the packed LSTM and GRU, which have no flat weights."""
+    """Base class of the packed LSTM, GRU and RNN, which have no flat weights."""
 
     __jit_unused_properties__ = ["all_weights", "_flat_weights"]
 
@@ -241,9 +264,10 @@ class PackedRNNBase(PackedLayer):
 
     @property
     def _flat_weights(self) -> List[Any]:
-        modules, parameters = self._modules, self._parameters
+        own = {**self._parameters, **self._modules}
+        # A hook or a parametrization computes the others.
         names = self._flat_weights_names
-        return [modules.get(name, parameters.get(name)) for name in names]
+        return [own[n] if n in own else getattr(self, n, None) for n in names]
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:
@@ -278,6 +302,12 @@ class PackedGRU(PackedRNNBase, nn.GRU):
     float_class = nn.GRU
 
 
+class PackedRNN(PackedRNNBase, nn.RNN):
+    """RNN (tanh or relu): bidirectional and multi-layer as nn.RNN."""
+
+    float_class = nn.RNN
+
+
 class PackedLSTMCell(PackedLayer, nn.LSTMCell):
     """LSTM cell, weight_ih (4 hidden, input) and weight_hh (4 hidden, hidden)."""
 
@@ -288,3 +318,9 @@ class PackedGRUCell(PackedLayer, nn.GRUCell):
     """GRU cell, weight_ih (3 hidden, input) and weight_hh (3 hidden, hidden)."""
 
     float_class = nn.GRUCell
+
+
+class PackedRNNCell(PackedLayer, nn.RNNCell):
+    """RNN cell, weight_ih (hidden, input) and weight_hh (hidden, hidden)."""
+
+    float_class = nn.RNNCell

@@ -11,6 +11,8 @@ from espnet_gq.native.library import CELLS, check
 from espnet_gq.runtime import context
 from espnet_gq.runtime.weight import INT8_COLUMNS, PackedWeight
 
+ACTIVATIONS = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}
+"""Cells without gates: h = activation(W_ih x + W_hh h)."""
 Matrix = Union[PackedWeight, torch.Tensor]
 _Native = Tuple[ctypes.CDLL, PackedWeight, Optional[PackedWeight]]
 States = Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor]]
@@ -20,7 +22,7 @@ class Steps(NamedTuple):
     """The time loop of one direction of one layer, after its input matrix.
 
     Args:
-        cell: "LSTM" or "GRU".
+        cell: "LSTM" or "GRU"; "RNN_TANH" or "RNN_RELU", which run in PyTorch.
         hh: (gates * units, outputs).
         hr: Projection (outputs, units) of an LSTM, or None: outputs = units.
         sizes: Batch size at each step of a PackedSequence, else None.
@@ -70,6 +72,8 @@ class Steps(NamedTuple):
         """Return the library and its weights, None where the kernels cannot run."""
         hh, hr = self.hh, self.hr
         if not isinstance(hh, PackedWeight) or gates.dtype is not torch.float32:
+            return None
+        if self.cell not in CELLS:
             return None
         if not hh.runs_native(gates):
             return None
@@ -169,7 +173,9 @@ class Steps(NamedTuple):
             n = active[t]
             now, rest = flat[begins[t] : begins[t + 1]], h[n:]
             hidden = apply_hh(h[:n], bias)
-            if c is None:
+            if self.cell in ACTIVATIONS:
+                new = ACTIVATIONS[self.cell](now + hidden)
+            elif c is None:
                 new = gru(now, hidden, h[:n])
             else:
                 new, cell = lstm(now + hidden, c[:n])
