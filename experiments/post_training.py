@@ -29,13 +29,8 @@ from espnet_gq.calibration.codebooks import fit_codebook, nearest, weights
 from espnet_gq.calibration.plan import plan_of
 from espnet_gq.calibration.second_order import Method
 from espnet_gq.calibration.sequential import Calibration
-from espnet_gq.espnet.quantizing.data import (
-    Items,
-    forward_of,
-    make_items,
-    rate_of,
-    read_recordings,
-)
+from espnet_gq.espnet.quantizing.data import rate_of, read_recordings
+from espnet_gq.espnet.quantizing.items import Items, forward_of, make_items
 from espnet_gq.espnet.quantizing.model import FloatModel, load_float
 from espnet_gq.files import write_json
 from espnet_gq.nn import GQConfig

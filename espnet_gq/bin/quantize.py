@@ -29,13 +29,12 @@ from espnet_gq.calibration.codebooks import (
 )
 from espnet_gq.calibration.plan import Plan, plan_of, plan_within
 from espnet_gq.calibration.sequential import PASSES, Calibration
-from espnet_gq.espnet.quantizing.data import (
+from espnet_gq.espnet.quantizing.data import Recordings, rate_of, read_recordings
+from espnet_gq.espnet.quantizing.items import (
     Items,
-    Recordings,
     forward_of,
     make_items,
-    rate_of,
-    read_recordings,
+    make_text_items,
 )
 from espnet_gq.espnet.quantizing.model import FloatModel, checksum, load_float
 from espnet_gq.espnet.quantizing.result import (
@@ -47,7 +46,12 @@ from espnet_gq.espnet.quantizing.result import (
     write_checkpoint,
     write_zip,
 )
-from espnet_gq.espnet.quantizing.scoring import error_units, read_options, wer_table
+from espnet_gq.espnet.quantizing.scoring import (
+    error_units,
+    perplexity,
+    read_options,
+    wer_table,
+)
 from espnet_gq.nn import GQConfig
 from espnet_gq.nn.finite import check_finite
 
@@ -100,7 +104,8 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DATA",
         help="some minutes of speech: a data directory, a wav.scp or a folder of audio "
-        "files; then, where there are transcripts, their file (text)",
+        "files; then, where there are transcripts, their file (text). For a language "
+        "model: a file of text",
     )
     calibration.add_argument(
         "--num-utterances",
@@ -203,41 +208,52 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output {args.output}; allowed: a name with .zip")
     source = args.model[0] if len(args.model) == 1 else args.model
     found = load_float(source, args.cachedir)
-    recordings = None
-    if args.data is not None:
-        recordings = _recordings(args, found)
+    recordings, items = _calibration_data(args, found)
     plan = make_plan(args, found)
     notes = _notes(args)
-    if recordings is None:
+    if items is None:
         result = collect(found, plan, data_free(found, plan))
     else:
-        items = make_items(found, recordings)
-        samples = sum(item["speech"].numel() for item in items.items)
-        minutes = samples / (60 * rate_of(found.config))
+        length = f", {items.seconds / 60:.1f} minutes" if items.seconds else ""
         notes += (
-            f" Calibrated on {len(items.items)} utterances, {minutes:.1f} minutes; "
-            f"labels: {items.labels}. Output error: of what a layer computes on them, "
+            f" Calibrated on {len(items.items)} utterances{length}; labels: "
+            f"{items.labels}. Output error: of what a layer computes on them, "
             "relative; nearest: the same of each weight's nearest centroid."
         )
-        result = collect(found, plan, calibrated(args, found, plan, recordings, items))
+        result = collect(found, plan, calibrated(args, found, plan, items))
     write(args, found, plan, result, notes, recordings)
+    if found.task.name == "lm" and items is not None:
+        before, after = (perplexity(s, items) for s in (found.pair, args.output))
+        print(f"perplexity on the calibration text: {before:.3f}, {after:.3f} after")
 
 
-def _recordings(args: argparse.Namespace, found: FloatModel) -> Recordings:
+def _calibration_data(
+    args: argparse.Namespace, found: FloatModel
+) -> Tuple[Optional[Recordings], Optional[Items]]:
+    """Return the recordings, if any, and what the model computes on, if anything."""
+    if args.data is None:
+        return None, None
+    if found.task.name == "lm":
+        if len(args.data) > 1 or not args.data[0].is_file():
+            raise ValueError(
+                f"--data {' '.join(map(str, args.data))}; allowed for a language "
+                "model: a file with lines of an utterance and its text"
+            )
+        return None, make_text_items(found, args.data[0], args.num_utterances)
     if len(args.data) > 2:
         raise ValueError(
             f"--data has {len(args.data)} paths; allowed: DATA, or DATA TEXT"
         )
     data, text = (*args.data, None)[:2]
     rate = rate_of(found.config)
-    return read_recordings(data, text, rate, args.num_utterances)
+    recordings = read_recordings(data, text, rate, args.num_utterances)
+    return recordings, make_items(found, recordings)
 
 
 def calibrated(
     args: argparse.Namespace,
     found: FloatModel,
     plan: Plan,
-    recordings: Recordings,
     items: Items,
 ) -> Iterator[Tuple[str, Quantized]]:
     """Yield each tensor with the centroids chosen on the calibration data."""
@@ -250,7 +266,7 @@ def calibrated(
         forward_of(found),
         items.items,
         folder,
-        {"model": checksum(found.checkpoint), "data": recordings.checksum},
+        {"model": checksum(found.checkpoint), "data": items.checksum()},
         passes=args.passes,
         progress=_log,
     )
@@ -288,7 +304,7 @@ def write(
         print(f"wrote {args.checkpoint} and {config}")
     write_zip(found, plan, result.packed, args.output, results)
     print(f"{text}\n\n{notes}")
-    if recordings is not None and recordings.text:
+    if recordings is not None and recordings.text and found.task.name != "st":
         options = {}
         if args.inference_config is not None:
             options = read_options(args.inference_config)
@@ -296,7 +312,7 @@ def write(
         before = error_units(found.pair, recordings, options)
         after = error_units(args.output, recordings, options)
         print(f"\n{wer_table(before, after, 'the calibration data')}\n")
-    if recordings is not None and args.work is None:
+    if args.data is not None and args.work is None:
         shutil.rmtree(_work(args), ignore_errors=True)
     print(f"wrote {args.output}: {args.output.stat().st_size:,} bytes")
 

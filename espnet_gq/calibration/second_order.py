@@ -37,6 +37,8 @@ SCALES = (0.7, 0.8, 0.9, 1.0, 1.1)
 CURVATURES = (-0.8, 0.0, 0.8)
 """What is added to the fitted ln mu, on a sample of rows."""
 SAMPLED_ROWS = 48
+ROUNDING = 1e-6
+"""Bound of the rounding errors in H, as a share of the largest value of X^T X."""
 ELEMENTS = 2**23
 """Largest working array, in elements; rows are taken in parts of that size."""
 
@@ -261,7 +263,8 @@ def choose(
     if not math.isfinite(power) or not bool(h.isfinite().all()):
         raise ValueError("the inputs of the layer hold NaN or infinite values")
     order = h.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    problem = _problem(matrix, h, order, method.damping)
+    noise = ROUNDING * statistics.gram.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+    problem = _problem(matrix, h, order, method.damping, noise)
     found, index = _solve(problem, stored, method)
     back = order.argsort(1)[:, None].expand_as(index)
     indices = index.gather(2, back).to(torch.uint8).reshape(w.shape)
@@ -282,14 +285,20 @@ def choose(
 
 
 def _problem(
-    matrix: torch.Tensor, h: torch.Tensor, order: torch.Tensor, damping: float
+    matrix: torch.Tensor,
+    h: torch.Tensor,
+    order: torch.Tensor,
+    damping: float,
+    noise: torch.Tensor,
 ) -> _Problem:
     dtype = torch.float64 if matrix.numel() <= 2**20 else torch.float32
     columns = h.shape[-1]
     diagonal = h.diagonal(dim1=1, dim2=2)
     mean = diagonal.mean(1, keepdim=True)
-    # An input that is always zero, or a layer that got none: any choice is as good.
-    damped = h + torch.diag_embed((damping * mean).clamp_min(1e-12).expand_as(diagonal))
+    # Where an input is constant, or always zero, any choice is as good, and what is
+    # left of the centred moments is rounding.
+    added = torch.maximum(damping * mean, noise).clamp_min(1e-12)
+    damped = h + torch.diag_embed(added.expand_as(diagonal))
     rows = order[:, :, None].expand(-1, -1, columns)
     damped = damped.gather(1, rows).gather(2, rows.transpose(1, 2))
     w = matrix.gather(2, order[:, None].expand_as(matrix))

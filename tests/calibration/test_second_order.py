@@ -113,6 +113,21 @@ def test_an_input_that_is_always_zero():
     assert found.error < found.nearest_error
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_input_that_never_changes(bias):
+    """Such as the embedded prompt of a model whose prompt is always empty."""
+    torch.manual_seed(0)
+    w, x = torch.randn(8, 64), torch.randn(1, 64).relu() * torch.logspace(-3, 3, 64)
+    statistics = Statistics(1, 64)
+    for _ in range(6):
+        statistics.add(x.expand(1, 7, 64))
+    stored = fit_codebook(w, channel_options(4))
+    found = choose(w, stored, statistics, Method(), bias)
+    assert found.error < found.nearest_error
+    hard = weights(found.indices, found.stored)
+    assert (w - hard).norm() < 1.5 * (w - weights(nearest(w, stored), stored)).norm()
+
+
 def test_inputs_that_are_not_finite_are_refused():
     _, w, statistics = problem(4, 6)
     statistics.gram[0, 1, 1] = float("nan")

@@ -222,8 +222,8 @@ PROGRAMS = {
     "model, words",
     [
         ("valid.acc.ave.packed.pth", "; it is made by stage 14 (--skip_packing false), "
-         "or by python3 -m espnet_gq.bin.pack --asr_model_file "),
-        ("valid.acc.ave.float.pth", "; it is made by python3 -m espnet_gq.bin.pack "
+         "or by espnet-gq pack --asr_model_file "),
+        ("valid.acc.ave.float.pth", "; it is made by espnet-gq pack "
          "--format float --asr_model_file "),
         ("other.packed.pth", "; allowed: valid.acc.ave.pth"),
         ("none/valid.acc.ave.pth", ", and no such folder"),

@@ -24,8 +24,8 @@ from espnet_gq.quantizer.state import StateError
 from espnet_gq.runtime import available, skeleton
 
 MADE_BY = {
-    "packed": "stage 14 (--skip_packing false), or by python3 -m espnet_gq.bin.pack",
-    "float": "python3 -m espnet_gq.bin.pack --format float",
+    "packed": "stage 14 (--skip_packing false), or by espnet-gq pack",
+    "float": "espnet-gq pack --format float",
 }
 """Form of a checkpoint, as in the suffix of its name -> the command that makes it."""
 MOST_NAMED = 8
@@ -188,8 +188,8 @@ def load_pretrained_model(original: Callable) -> Callable:
         if is_packed(load_object(path, mmap=True)):
             raise CheckpointError(
                 f"{path} is packed; allowed as --init_param: a checkpoint of a "
-                "training, or the float form of the packed one (python -m "
-                "espnet_gq.bin.pack --format float)"
+                "training, or the float form of the packed one (espnet-gq "
+                "pack --format float)"
             )
         with fitting(path), tensors_only():
             return original(init_param, *args, **kwargs)

@@ -1,7 +1,9 @@
 """Word error rates of the float and the quantized model, with their interval."""
 
+import math
+import re
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 import torch
 
@@ -14,10 +16,12 @@ from espnet_gq.analysis.wer import (
     units_by_utterance,
 )
 from espnet_gq.espnet.quantizing.data import Recordings
+from espnet_gq.espnet.quantizing.items import BEAM, OWSM, Items, best_result
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.pretrained import Source, Speech2Text, find_model
 
-BEAM = 5
+SYMBOL = re.compile(r"<[^<>\s]+>")
+"""Such as <eng> in OWSM's texts, which are no words."""
 
 
 @torch.no_grad()
@@ -37,16 +41,36 @@ def error_units(
     if model.task.name == "asr" and config.get("decoder") in (None, "none"):
         chosen["ctc_weight"] = 1.0
     decode = Speech2Text.from_pretrained(source, **{**chosen, **options})
+
+    def words(text: str) -> List[str]:
+        return (SYMBOL.sub(" ", text) if model.task.name in OWSM else text).split()
+
     found = {}
     for utterance, samples in recordings.audio.items():
-        results = decode(samples)
-        if hasattr(decode, "hypotheses_to_results"):  # the second transducer task
-            results = decode.hypotheses_to_results(results)
-        found[utterance] = (results[0][0] or "").split()
-    references = {u: text.split() for u, text in recordings.text.items()}
+        found[utterance] = words(best_result(model.task, decode, samples)[0] or "")
+    references = {u: words(text) for u, text in recordings.text.items()}
     # Without speakers utterances are drawn, as those of one.
     speakers = recordings.speakers or dict.fromkeys(found, "")
     return units_by_utterance(references, found, speakers)
+
+
+@torch.no_grad()
+def perplexity(source: Source, items: Items) -> float:
+    """Return the perplexity of a language model, per token.
+
+    Args:
+        source: Its files.
+        items: The text.
+    """
+    found = find_model(source)
+    load = found.task.load().build_model_from_file
+    model = load(found.config_file, found.checkpoint)[0].eval()
+    total, tokens = 0.0, 0
+    for item in items.items:
+        loss, _, weight = model(**{name: t.clone() for name, t in item.items()})
+        total += float(loss) * int(weight)
+        tokens += int(weight)
+    return math.exp(total / max(tokens, 1))
 
 
 def wer_table(before: Units, after: Units, what: str) -> str:

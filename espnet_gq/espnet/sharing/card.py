@@ -149,7 +149,7 @@ def _float_bytes(folder: Path, name: str) -> int:
     if not path.is_file():
         raise ArchiveError(
             f"{name} has a packed model and no {FLOAT}; allowed: what "
-            "python3 -m espnet_gq.bin.zip_model writes"
+            "espnet-gq zip-model writes"
         )
     with reading(path), zipfile.ZipFile(path) as archive:
         infos = archive.infolist()

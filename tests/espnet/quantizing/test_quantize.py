@@ -202,10 +202,7 @@ def test_the_checkpoint_starts_a_training(task, floats, tmp_path, capsys):
     done = task.train(
         task.config(
             *("qat.yaml",),
-            **{
-                f"{part}__gq_conf": config[part]["gq_conf"]
-                for part in ("encoder_conf", "decoder_conf", "model_conf")
-            },
+            **{**FLOAT, "model_conf__gq_conf": config["model_conf"]["gq_conf"]},
             max_epoch=1,
             optim_conf__lr=0.0,
         ),

@@ -266,7 +266,10 @@ def without(key, group="files"):
         ({**META, "files": [WEIGHTS]}, "it has no files"),
         (without("asr_model_file"), "names no asr_model_file"),
         (without("asr_train_config", "yaml_files"), "names no asr_train_config"),
-        ({**META, "files": {"device": WEIGHTS}}, "files names 'device'; allowed: lm_file, asr_"),
+        (
+            {**META, "files": {"device": WEIGHTS}},
+            "files names 'device'; allowed: lm_file, asr_",
+        ),
         ({**META, "files": {"asr_model_file": "/etc/passwd"}}, "relative path"),
         ({**META, "files": {"asr_model_file": "../a.zip"}}, "relative path"),
         ({**META, "files": {"asr_model_file": "exp/none.pth"}}, "relative path"),
