@@ -6,6 +6,7 @@ already quantized; then it chooses these weights and replaces them. The result o
 stage is first written to a file, so that an interrupted run can resume.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -13,16 +14,29 @@ import time
 import weakref
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+)
 
 import torch
 from torch import nn
 
 from espnet_gq.calibration.codebooks import fit_codebook, nearest, weights
+from espnet_gq.calibration.hooks import Stop, before_calls, without_fused_attention
 from espnet_gq.calibration.inputs import (
-    KINDS,
+    computes_as_known,
     groups_and_columns,
     inputs_of,
+    is_multiplied,
+    is_own,
     stages_of,
 )
 from espnet_gq.calibration.norms import Moments, MomentSums, is_norm, moved
@@ -38,10 +52,6 @@ BLOCK_NAME = re.compile(r"(.*?\.\d+)\.")
 
 Forward = Callable[[Any], Any]
 """Computes with the model on one item of the data."""
-
-
-class _Stop(Exception):
-    """Ends a forward pass early: its remaining layers are not needed."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +154,18 @@ class Calibration:
         """Return name -> layers that multiply with a weight, under whatever name."""
         users: Dict[int, List[nn.Module]] = {}
         for module in self.modules.values():
-            if isinstance(module, KINDS):
-                for parameter in module._parameters.values():
+            for attribute, parameter in module._parameters.items():
+                if is_multiplied(module, attribute):
                     users.setdefault(id(parameter), []).append(module)
         found = {}
-        for name in self.targets:
+        for name, target in self.targets.items():
             parameter = self.model.get_parameter(name)
-            places = users.get(id(parameter), [])
-            found[name] = list(dict.fromkeys(places))
+            places = list(dict.fromkeys(users.get(id(parameter), [])))
+            sizes = [
+                groups_and_columns(m, target.shape, self._attribute(m, name))
+                for m in places
+            ]
+            found[name] = [m for m, n in zip(places, sizes) if n == sizes[0]]
         return found
 
     def _attribute(self, module: nn.Module, name: str) -> str:
@@ -179,9 +193,29 @@ class Calibration:
                 calls[module] = _Calls(clock, clock, same)
             clock += 1
 
-        with _hooked(watched, hook):
+        with before_calls(watched, hook), self._others_left_out(watched):
             self.forward(self.data[0])
         return calls
+
+    @contextlib.contextmanager
+    def _others_left_out(self, watched: Collection[nn.Module]) -> Iterator[None]:
+        """Afterwards, classes that computed something else with their weights in the
+        block are no places of a weight: their inputs are not known."""
+        seen: Dict[nn.Module, bool] = {}
+
+        def hook(module, args, kwargs, output):
+            if module not in seen:
+                seen[module] = computes_as_known(module, args, kwargs, output)
+
+        own = {m for m in watched if not is_norm(m) and is_own(m)}
+        handles = [m.register_forward_hook(hook, with_kwargs=True) for m in own]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, places in self._places.items():
+            self._places[name] = [m for m in places if m not in own or seen.get(m)]
 
     def _stages(self, calls: Mapping[nn.Module, _Calls]) -> List[_Stage]:
         """Return the passes to make, in order."""
@@ -255,6 +289,10 @@ class Calibration:
         Raises:
             ValueError: If weights or activations are NaN or infinite.
         """
+        with without_fused_attention():
+            return self._run()
+
+    def _run(self) -> Dict[str, Chosen]:
         calls = self._survey()
         stages = self._stages(calls)
         before = self._norm_moments()
@@ -301,7 +339,7 @@ class Calibration:
         def hook(module, args, kwargs):
             sums[module].add(args[0] if args else kwargs["input"])
 
-        with _hooked(norms.values(), hook):
+        with before_calls(norms.values(), hook):
             self._pass(stop)
         return {name: sums[module].moments() for name, module in norms.items()}
 
@@ -309,13 +347,13 @@ class Calibration:
         """Compute on all data; each item up to the first call of a module."""
 
         def hook(module, args, kwargs):
-            raise _Stop
+            raise Stop
 
-        with _hooked([] if stop is None else [stop], hook):
+        with before_calls([] if stop is None else [stop], hook):
             for item in self.data:
                 try:
                     self.forward(item)
-                except _Stop:
+                except Stop:
                     pass
 
     def _stage(self, stage: _Stage, before: Mapping[str, Moments]) -> Dict[str, Any]:
@@ -337,18 +375,18 @@ class Calibration:
         wanted: Dict[nn.Module, Dict[str, str]] = {}
         for name in stage.weights:
             module = self._places[name][0]
-            size = groups_and_columns(module, self.targets[name].shape)
+            attribute = self._attribute(module, name)
+            size = groups_and_columns(module, self.targets[name].shape, attribute)
             statistics[name] = Statistics(*size)
             for place in self._places[name]:
-                attribute = self._attribute(place, name)
-                wanted.setdefault(place, {})[attribute] = name
+                wanted.setdefault(place, {})[self._attribute(place, name)] = name
 
         def hook(module, args, kwargs):
             found = inputs_of(module, args, kwargs)
             for attribute, name in wanted[module].items():
                 statistics[name].add(found[attribute])
 
-        with _hooked(wanted, hook):
+        with before_calls(wanted, hook):
             self._pass(stage.stop_before)
         return statistics
 
@@ -439,20 +477,3 @@ def _line(state: Mapping[str, Any]) -> str:
         for name, entry in state["weights"].items()
     ]
     return "; ".join(parts + [f"{name}: statistics" for name in state["norms"]])
-
-
-class _hooked:
-    """Calls a function before each call of some modules, within the block."""
-
-    def __init__(self, modules, function):
-        self.modules, self.function = modules, function
-
-    def __enter__(self) -> None:
-        self.handles = [
-            module.register_forward_pre_hook(self.function, with_kwargs=True)
-            for module in dict.fromkeys(self.modules)
-        ]
-
-    def __exit__(self, *_) -> None:
-        for handle in self.handles:
-            handle.remove()

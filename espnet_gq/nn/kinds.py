@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Type
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -149,7 +149,7 @@ def _sources(
             return
         found = [(inside, k, p) for k, p in inside._parameters.items() if p is not None]
     for holder, key, parameter in found:
-        if not isinstance(parameter, UninitializedTensorMixin) and parameter.dim() > 1:
+        if not is_lazy(parameter) and parameter.dim() > 1:
             yield holder, key, parameter
 
 

@@ -18,6 +18,7 @@ from typing import (
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
@@ -128,9 +129,7 @@ def _weights(
             if done != quantized or (done and name + SUFFIX not in layer._modules):
                 continue
             parameter = cast(nn.Parameter, layer._parameters[name])
-            entry = found.setdefault(
-                id(parameter), Weight(parameter, gates, [], [])
-            )
+            entry = found.setdefault(id(parameter), Weight(parameter, gates, [], []))
             entry.places.append((layer, name))
             entry.names += [(layer_name, name) for layer_name in modules[layer]]
             entry.gates = gates if entry.gates == gates else 1
@@ -249,7 +248,7 @@ def _check_rules(
                 rule.matches(name, weight)
                 for name in child_names
                 for weight, p in child._parameters.items()
-                if p is not None and p.dim() > 1
+                if p is not None and not is_lazy(p) and p.dim() > 1
             )
         ]
         if others:

@@ -55,7 +55,7 @@ class QuantizedRNNBase(QuantizedLayer):
         return layer
 
     @property
-    def _flat_weights(self) -> List[torch.Tensor]:
+    def _flat_weights(self) -> List[Any]:
         """The weights that PyTorch computes with: quantized, those of a call if this
         is its instance."""
         found = self.__dict__.get("_weights_of_call")

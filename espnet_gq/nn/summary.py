@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from espnet_gq.nn.kinds import is_matrix, is_normalization, places, refusal
 from espnet_gq.nn.layers import QuantizedLayer
@@ -124,7 +125,8 @@ def summarize(
             reason = (reasons or {}).get(id(parameter))
             reason = reason or _reason(holder, weight, parameter, known)
             kind = getattr(holder, "float_class", type(holder)).__name__
-            left.append(LeftFloat(name, kind, parameter.numel(), reason))
+            numel_left = 0 if is_lazy(parameter) else parameter.numel()
+            left.append(LeftFloat(name, kind, numel_left, reason))
     return Summary(quantized, numel, tuple(left), _values_in_buffers(module))
 
 
@@ -153,6 +155,8 @@ def _reason(
 ) -> str:
     if (id(holder), weight) in known:
         return BY_CONFIGURATION
+    if is_lazy(parameter):
+        return "its shape is known only after the first call"
     if parameter.dim() <= 1 or not is_matrix(parameter):
         return VECTOR
     if is_normalization(holder):

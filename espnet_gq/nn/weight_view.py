@@ -133,6 +133,11 @@ class WeightView(torch.Tensor):
         """The quantized weights, or the part of them."""
         return self._part(self._layer.weight_in_use(self._parameter_name))
 
+    def set_(self, *source: Any, **named: Any) -> "WeightView":
+        """Give the parameter other memory; PyTorch does not dispatch this method."""
+        self.latent.set_(*source, **named)
+        return self
+
     def __deepcopy__(self, memo: dict) -> torch.Tensor:
         return copy.deepcopy(self.latent, memo)
 

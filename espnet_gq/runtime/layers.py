@@ -5,7 +5,17 @@ The weight is frozen; activations and biases have gradients. Recurrent layers ar
 """
 
 import types
-from typing import Any, Iterator, Mapping, Self, Type, Union
+from typing import (
+    Any,
+    Callable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Self,
+    Type,
+    Union,
+)
 
 import torch
 import torch.nn.functional as F
@@ -128,11 +138,33 @@ def _convolve(
     return layer._conv_forward(input, weight, layer.bias)
 
 
+def _convolve_transposed(
+    function: Callable[..., torch.Tensor],
+    layer: Union[nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d],
+    input: torch.Tensor,
+    output_size: Optional[List[int]],
+) -> torch.Tensor:
+    weight: Any = layer.weight
+    if isinstance(weight, PackedWeight):
+        weight = weight.dense()
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    kernel: Any = layer.kernel_size
+    added = layer._output_padding(
+        *(input, output_size, stride, padding, kernel, len(kernel), dilation)
+    )
+    return function(
+        *(input, weight, layer.bias, stride, padding, added, layer.groups, dilation)
+    )
+
+
 class PackedConvTranspose1d(PackedLayer, nn.ConvTranspose1d):
     """Transposed 1-D convolution with a packed weight (in_channels, out_channels /
     groups, k), which is unpacked for each call."""
 
     float_class = nn.ConvTranspose1d
+
+    def forward(self, input, output_size=None):
+        return _convolve_transposed(F.conv_transpose1d, self, input, output_size)
 
 
 class PackedConvTranspose2d(PackedLayer, nn.ConvTranspose2d):
@@ -141,6 +173,9 @@ class PackedConvTranspose2d(PackedLayer, nn.ConvTranspose2d):
 
     float_class = nn.ConvTranspose2d
 
+    def forward(self, input, output_size=None):
+        return _convolve_transposed(F.conv_transpose2d, self, input, output_size)
+
 
 class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d):
     """Transposed 3-D convolution with a packed weight (in_channels, out_channels /
@@ -148,12 +183,21 @@ class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d):
 
     float_class = nn.ConvTranspose3d
 
+    def forward(self, input, output_size=None):
+        return _convolve_transposed(F.conv_transpose3d, self, input, output_size)
+
 
 class PackedBilinear(PackedLayer, nn.Bilinear):
     """Bilinear layer with a packed weight (out_features, in1_features, in2_features),
     which is unpacked for each call."""
 
     float_class = nn.Bilinear
+
+    def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
+        weight: Any = self.weight
+        if isinstance(weight, PackedWeight):
+            weight = weight.dense()
+        return F.bilinear(input1, input2, weight, self.bias)
 
 
 class PackedMultiheadAttention(PackedLayer, nn.MultiheadAttention):
@@ -179,6 +223,15 @@ class PackedParametrizationList(PackedLayer, ParametrizationList):
     def __iter__(self) -> Iterator[nn.Module]:
         children = self._modules.values()
         return iter([m for m in children if not isinstance(m, PackedWeight)])
+
+    def forward(self) -> torch.Tensor:
+        first, *others = self
+        names = [f"original{i}" for i in range(self.ntensors)]
+        found = [getattr(self, n) for n in (["original"] if self.is_tensor else names)]
+        value = first(*(w.dense() if isinstance(w, PackedWeight) else w for w in found))
+        for parametrization in others:
+            value = parametrization(value)
+        return value
 
 
 class PackedOther(PackedLayer):

@@ -4,12 +4,27 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from espnet_gq import GQConfig, harden, prepare
 from espnet_gq.calibration.plan import Weight, plan_of
 from espnet_gq.calibration.sequential import PASSES, Calibration
 from espnet_gq.nn.prepare import quantizable
+
+
+class Own(nn.Linear):
+    """Computes what its float class does."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class Scaled(nn.Linear):
+    """Computes something else."""
+
+    def forward(self, x):
+        return super().forward(2.0 * x)
 
 
 class Model(nn.Module):
@@ -43,6 +58,24 @@ class Model(nn.Module):
             h = self.cell(y[:, t], h)
             steps.append(self.again(self.out(h)))
         return torch.stack(steps, 1)
+
+
+class Newer(nn.Module):
+    """Layers whose inputs are known, and others."""
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.scaled = Own(8, 16), Scaled(16, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+        self.rnn = nn.RNN(16, 16, batch_first=True)
+        self.up = nn.ConvTranspose1d(16, 16, 3)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
+        self.hooked = nn.utils.spectral_norm(nn.Linear(16, 8))
+
+    def forward(self, x):
+        y = self.scaled(torch.tanh(self.own(x)))
+        y, _ = self.rnn(self.encoder(y))
+        return self.hooked(self.normed(self.up(y.mT).mT))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +132,28 @@ def test_the_output_is_nearer_than_with_the_nearest_centroids(
     assert distance(found, model, unseen) < 0.7 * distance(nearest, model, unseen)
     norm = found.blocks[0][1]
     assert not torch.equal(norm.running_mean, model.blocks[0][1].running_mean)
+
+
+def test_which_weights_are_chosen_by_their_inputs(data, tmp_path):
+    torch.manual_seed(0)
+    float_model = Newer().eval().requires_grad_(False)
+    found = copy.deepcopy(float_model)
+    chosen = calibration(found, data, tmp_path).run()
+    how = {name: one.how for name, one in chosen.items()}
+    assert {name for name, way in how.items() if way == "second order"} == {
+        *("own.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0"),
+        *("encoder.linear1.weight", "encoder.linear2.weight"),
+        "encoder.self_attn.in_proj_weight",
+    }
+    assert {name for name, way in how.items() if way == "nearest"} == {
+        *("scaled.weight", "encoder.self_attn.out_proj.weight", "up.weight"),
+        *("normed.parametrizations.weight.original1", "hooked.weight_orig"),
+    }
+    assert torch.backends.mha.get_fastpath_enabled()
+    config = GQConfig(bits=3, granularity="channel")
+    nearest = harden(prepare(copy.deepcopy(float_model), config))
+    unseen = [torch.randn(1, 25, 8) for _ in range(5)]
+    assert distance(found, float_model, unseen) < distance(nearest, float_model, unseen)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(model, data, tmp_path):

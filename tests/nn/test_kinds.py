@@ -327,7 +327,8 @@ def test_training_reaches_weights_and_quantizers(kind):
 def test_evaluated_hardened_and_packed(kind, bits):
     module, x = trained(kind, bits).eval(), inputs_of(kind)
     hardened = espnet_gq.harden(module)
-    assert type(hardened.layer).__name__ == type(float_module(kind).layer).__name__
+    names = [type(m.layer).__name__ for m in (hardened, float_module(kind))]
+    assert names[0] == names[1]
     expected = hardened(*x)
     if "limited" in kind:  # PyTorch changes the weight in place
         close(module(*x), expected)

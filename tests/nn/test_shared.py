@@ -9,6 +9,7 @@ from torch import nn
 
 import espnet_gq
 from espnet_gq import GQConfigError
+from espnet_gq.nn.kinds import is_matrix
 from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.packing import load_packed, load_state_dict, save, unpack_state_dict
 
@@ -69,7 +70,82 @@ class TiedRecurrence(nn.Module):
         return self.b(self.a(x)[0])[0]
 
 
+class Own(nn.Linear):
+    """A class with a forward of its own."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class TiedClasses(nn.Module):
+    """An embedding, a linear layer and one of another class, with one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 8)
+        self.output, self.own = nn.Linear(8, 10), Own(8, 10)
+        self.output.weight = self.own.weight = self.embedding.weight
+
+    def forward(self, x):
+        y = self.embedding(x)
+        return self.output(y) + self.own(y) + F.linear(y, self.own.weight)
+
+
+class TiedAttention(nn.Module):
+    """Two attentions with one matrix, and one attention called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2)
+        self.b.in_proj_weight = self.a.in_proj_weight
+        self.b.out_proj.weight = self.a.out_proj.weight
+
+    def forward(self, x):
+        x = self.a(x, x, x)[0]
+        x = self.b(x, x, x)[0]
+        return self.a(x, x[:3], x[:3])[0]
+
+
+class Everything(nn.Module):
+    """A module used twice, a tied embedding, weight norm and PyTorch's Transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 8)
+        self.twice = nn.Linear(8, 8)
+        self.conv = nn.utils.parametrizations.weight_norm(
+            nn.Conv1d(8, 8, 3, padding=1), dim=2
+        )
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.output = nn.Linear(8, 10)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, x):
+        y = self.embedding(x).unflatten(0, (2, 5))
+        y = self.twice(torch.tanh(self.twice(y)))
+        y = self.conv(y.transpose(1, 2)).transpose(1, 2)
+        padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+        y = self.encoder(y, src_key_padding_mask=padding)
+        # The fast path returns zeros at padded positions, the slow path other values.
+        return self.output(y.masked_fill(padding[..., None], 0.0)).flatten(0, 1)
+
+
 VECTORS, LABELS = torch.randn(5, 8), torch.arange(10)
+
+
+class Attending(nn.MultiheadAttention):
+    def __init__(self):
+        super().__init__(8, 2)
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)
+
+
+def normed():
+    return nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+
 CASES = {
     "linear": (TwoNames, VECTORS),
     "convolution": (lambda: TwoNames(lambda: nn.Conv1d(8, 8, 1)), VECTORS.T),
@@ -78,6 +154,11 @@ CASES = {
     "containers": (InContainers, VECTORS),
     "tied projection": (TiedProjection, LABELS),
     "tied recurrence": (TiedRecurrence, VECTORS),
+    "tied classes": (TiedClasses, LABELS),
+    "tied attention": (TiedAttention, VECTORS),
+    "attention": (lambda: TwoNames(Attending), VECTORS),
+    "normed": (lambda: TwoNames(normed), VECTORS),
+    "everything": (Everything, LABELS),
 }
 
 
@@ -102,14 +183,18 @@ def test_all_forms_agree(case, bits, tmp_path):
     expected = module(x)
     assert torch.equal(hardened(x), expected)
     assert torch.equal(copy.deepcopy(module)(x), expected)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            for form in (module, hardened):
+                torch.testing.assert_close(form(x), expected, rtol=1e-5, atol=1e-5)
     packed = espnet_gq.pack(module)
     save(packed, tmp_path / "packed.pth")
     for source in (packed, tmp_path / "packed.pth"):
         for model in (make(), espnet_gq.prepare(make(), {"bits": bits})):
             with torch.no_grad():
-                found = load_packed(model, source)(x)
+                found = load_packed(model, source).eval()(x)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    plain = make()
+    plain = make().eval()
     plain.load_state_dict(hardened.state_dict())
     assert torch.equal(plain(x), expected)
     prepared = espnet_gq.prepare(make(), {"bits": bits}).eval()
@@ -130,6 +215,14 @@ def test_what_is_shared_stays_shared(case):
     assert steps == {5}  # advanced once a step
     numel = sum(p.numel() for p in make().parameters())
     assert espnet_gq.summarize(module).total == numel
+
+
+@pytest.mark.parametrize("case", ["everything", "tied attention", "tied classes"])
+def test_nothing_is_left_float(case):
+    module = CASES[case][0]()
+    matrices = {n for n, p in module.named_parameters() if is_matrix(p)}
+    espnet_gq.prepare(module, {"bits": 4})
+    assert set(espnet_gq.summarize(module).quantized) == matrices
 
 
 def test_a_shared_tensor_is_stored_once():

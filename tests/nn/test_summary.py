@@ -18,35 +18,76 @@ def left(module):
     return {p.name: (p.kind, p.reason) for p in summarize(module).left}
 
 
-class Own(nn.Linear):
-    """A subclass."""
+class Kernel(nn.Module):
+    """Computes with a parameter that is not called weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x):
+        return x @ self.kernel
+
+
+class OwnNorm(nn.Module):
+    """A normalization by its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x):
+        return x / x.norm() * self.weight
+
+
+class Registered(nn.Linear):
+    """Refuses classes that extend it."""
+
+    def __init_subclass__(cls):
+        raise RuntimeError(f"no {cls.__name__}")
+
+
+class Clash(nn.Linear):
+    """Has a member of the name that one of QuantizedLayer has."""
+
+    quantized = False
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Linear(8, 8)))
 
 
 OTHERS = {
-    "MultiheadAttention": lambda: nn.MultiheadAttention(8, 2),
-    "RNN": lambda: nn.RNN(8, 8),
-    "RNNCell": lambda: nn.RNNCell(8, 8),
-    "Conv3d": lambda: nn.Conv3d(2, 2, 3),
-    "ConvTranspose1d": lambda: nn.ConvTranspose1d(4, 4, 3),
-    "ConvTranspose2d": lambda: nn.ConvTranspose2d(4, 4, 3),
-    "EmbeddingBag": lambda: nn.EmbeddingBag(9, 8),
-    "Bilinear": lambda: nn.Bilinear(4, 4, 4),
-    "Own": lambda: Own(8, 8),
-    "LayerNorm": lambda: nn.LayerNorm((8, 8)),
+    "Kernel": (Kernel, "kernel of Kernel has no quantized form"),
+    "ParameterList": (
+        lambda: nn.ParameterList([torch.ones(8, 8)]),
+        "0 of ParameterList has no quantized form",
+    ),
+    "LayerNorm": (lambda: nn.LayerNorm((8, 8)), "a normalization"),
+    "OwnNorm": (OwnNorm, "a normalization"),
+    "Registered": (lambda: Registered(8, 8), "the class Registered cannot be extended"),
+    "Clash": (lambda: Clash(8, 8), "Clash has a member 'quantized' of its own"),
+    "RecursiveScriptModule": (scripted, "a scripted module cannot be changed"),
+    "ParametrizationList": (
+        lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)),
+        "an orthogonal matrix is computed from it",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_kinds_without_a_quantized_form_are_named(kind, caplog):
-    module = nn.Sequential(nn.Linear(8, 8), OTHERS[kind]())
+    make, why = OTHERS[kind]
+    module = nn.Sequential(nn.Linear(8, 8), make())
     with caplog.at_level(logging.INFO):
         prepared(module)
     reasons = left(module)
     matrices = [n for n, p in module[1].named_parameters() if p.dim() > 1]
     for name in matrices:
         named, reason = reasons[f"1.{name}"]
-        assert named in caplog.text and reason in caplog.text
-        assert "no quantized form" in reason or "may compute something" in reason
+        assert named == kind and named in caplog.text and reason in caplog.text
+        assert why in reason
+    assert matrices and set(summarize(module).quantized) == {"0.weight"}
     levels = {r.levelname for r in caplog.records if r.message.startswith("GQ: ")}
     assert levels == {"WARNING"}
 
@@ -54,20 +95,30 @@ def test_kinds_without_a_quantized_form_are_named(kind, caplog):
 @pytest.mark.parametrize("kind", OTHERS)
 def test_nothing_quantized_is_an_error_that_says_why(kind):
     with pytest.raises(GQConfigError, match="nothing can be quantized; left float: "):
-        prepared(nn.Sequential(OTHERS[kind](), nn.ReLU()))
+        prepared(nn.Sequential(OTHERS[kind][0](), nn.ReLU()))
 
 
-@pytest.mark.parametrize("kind", [k for k in OTHERS if k != "LayerNorm"])
+@pytest.mark.parametrize("kind", OTHERS)
 def test_a_rule_for_what_cannot_be_quantized_names_its_kind(kind):
-    module = nn.Sequential(nn.Linear(8, 8), OTHERS[kind]())
+    module = nn.Sequential(nn.Linear(8, 8), OTHERS[kind][0]())
     with pytest.raises(GQConfigError, match=f"matches only .*{kind}.* cannot be quan"):
-        prepared(module, rules=[{"pattern": "1", "bits": 3}])
+        prepared(module, rules=[{"pattern": "1*", "bits": 3}])
 
 
 def test_an_empty_module_and_one_of_vectors():
     for module in (nn.ReLU(), nn.LayerNorm(4)):
         with pytest.raises(GQConfigError, match="nothing can be quantized"):
             prepared(module)
+
+
+def test_lazy_layers_stay_float():
+    module = prepared(nn.Sequential(nn.Linear(8, 8), nn.LazyLinear(4)))
+    assert left(module)["1.weight"][1] == "its shape is known only after the first call"
+    with pytest.raises(GQConfigError, match="'2' matches no layer"):
+        prepared(
+            nn.Sequential(nn.Linear(8, 8), nn.LazyLinear(4)),
+            rules=[{"pattern": "2", "bits": 3}],
+        )
 
 
 def test_what_rules_leave_float_is_no_surprise(caplog):
@@ -170,6 +221,8 @@ def test_a_name_alone_does_not_count_as_re_parametrized():
             self.pos_bias_v = nn.Parameter(torch.zeros(2, 3))
             self.query = nn.Linear(3, 3)
 
-    said = str(espnet_gq.summarize(Attention()))
-    assert "Attention has no quantized form" in said
-    assert "re-parametrized" not in said
+    found = prepared(Attention())
+    assert (
+        left(found)["pos_bias_v"][1] == "pos_bias_v of Attention has no quantized form"
+    )
+    assert set(summarize(found).quantized) == {"query.weight"}

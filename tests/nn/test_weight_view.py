@@ -51,6 +51,14 @@ def test_computing_uses_the_quantized_weights(use, bits):
     assert torch.equal(found + 0.0, expected + 0.0)
 
 
+def test_computing_into_another_tensor_uses_the_quantized_weights():
+    layer, x = linear(), torch.randn(8, 8)
+    with torch.no_grad():
+        expected = torch.mm(x, espnet_gq.harden(layer).weight.t())
+        found = torch.mm(x, layer.weight.t(), out=torch.empty(8, 6))
+    assert torch.equal(found, expected)
+
+
 def test_training_gets_its_gradient_through_a_functional_use():
     layer, x = linear().train(), torch.randn(3, 8)
     layer(x).square().sum().backward()
@@ -70,6 +78,7 @@ WRITES = {
     "out": lambda w: torch.add(torch.ones(6, 8), 1.0, out=w),
     "initialization": lambda w: nn.init.normal_(w),
     "kaiming": lambda w: nn.init.kaiming_uniform_(w),
+    "set": lambda w: w.set_(torch.ones(6, 8)),
     "new data": lambda w: setattr(w, "data", torch.ones(6, 8)),
     "a row": lambda w: w[2].fill_(7.0),
     "rows": lambda w: w[1:3].mul_(-1),

@@ -39,8 +39,19 @@ class Convolution(nn.Module):
         return self.conv(x).transpose(-2, -3).flatten(-2)
 
 
+class Upsampling(nn.Module):
+    """A transposed convolution over time."""
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(**options)
+
+    def forward(self, x):
+        return self.conv(x.transpose(-1, -2)).transpose(-1, -2)
+
+
 class Recurrent(nn.Module):
-    """An LSTM or GRU, optionally with initial states or on padded sequences."""
+    """An LSTM, GRU or RNN, optionally with initial states or on padded sequences."""
 
     def __init__(self, kind, states: Optional[int], lengths, **options: Any):
         super().__init__()
@@ -100,14 +111,18 @@ class Cell(nn.Module):
 
 
 class Attention(nn.Module):
-    """PyTorch's attention; its own projections are not quantized."""
+    """PyTorch's attention to the input itself, or to some of it."""
 
-    def __init__(self, size, heads):
+    def __init__(self, size, heads, separate: bool = False, first: bool = False):
         super().__init__()
-        self.attention = nn.MultiheadAttention(size, heads, batch_first=True)
+        sizes = dict(kdim=size, vdim=size - 1) if separate else {}
+        self.attention = nn.MultiheadAttention(size, heads, batch_first=True, **sizes)
+        self.separate, self.first = separate, first
 
     def forward(self, x):
-        return x + self.attention(x, x, x, need_weights=False)[0]
+        key = x[..., :1, :] if self.first else x
+        value = key[..., 1:] if self.separate else key
+        return x + self.attention(x, key, value, need_weights=False)[0]
 
 
 class Transformer(nn.Module):
@@ -191,12 +206,57 @@ class Gated(nn.Module):
         return F.glu(self.layer(x), -1)
 
 
+class Own(nn.Linear):
+    """A linear layer with a forward of its own, as Whisper has it."""
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Slices(nn.Module):
+    """A linear layer with a transposed weight, as GPT-2 of Hugging Face has it."""
+
+    def __init__(self, size, out):
+        super().__init__()
+        self.weight = nn.Parameter(0.3 * torch.randn(size, out))
+        self.bias = nn.Parameter(torch.zeros(out))
+
+    def forward(self, x):
+        y = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+        return y.view(*x.shape[:-1], self.weight.shape[1])
+
+
+class Normed(nn.Module):
+    """A linear layer whose weight is computed from a parameter."""
+
+    def __init__(self, way, **options: Any):
+        super().__init__()
+        layer = nn.Linear(**options)
+        self.layer = getattr(nn.utils.parametrizations, way)(layer)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Pair(nn.Module):
+    """A bilinear layer."""
+
+    def __init__(self, size, out):
+        super().__init__()
+        self.layer = nn.Bilinear(size, size, out)
+
+    def forward(self, x):
+        return self.layer(x, torch.tanh(x))
+
+
 BLOCKS = {
     cls.__name__: cls
     for cls in (
         *(nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.Sequential),
         *(nn.Tanh, nn.GELU, Convolution, Recurrent, Cell, Attention, Transformer),
-        *(Masked, Batched, Autoencoder, Remembering, Gated),
+        *(Masked, Batched, Autoencoder, Remembering, Gated, Upsampling, Own, Slices),
+        *(Normed, Pair),
     )
 }
 
@@ -230,6 +290,11 @@ class Spec:
     """Training steps after preparation."""
     frozen: bool
     seed: int
+
+    @property
+    def pickles(self) -> bool:
+        """Whether PyTorch pickles the float module."""
+        return all(block.kind != "Normed" for block in self.blocks)
 
     @property
     def looked_up(self) -> bool:
@@ -405,9 +470,26 @@ def _convolution(draw, shape):
 
 
 @st.composite
+def _upsampling(draw, shape):
+    *batch, time, size = shape
+    groups = draw(st.sampled_from([1, size]))
+    out = groups * draw(st.integers(1, 4))
+    kernel, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    options = dict(
+        in_channels=size,
+        out_channels=out,
+        kernel_size=kernel,
+        stride=stride,
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
+    return Block("Upsampling", options), (*batch, (time - 1) * stride + kernel, out)
+
+
+@st.composite
 def _recurrent(draw, shape):
     *batch, time, size = shape
-    kind = draw(st.sampled_from(["LSTM", "GRU"]))
+    kind = draw(st.sampled_from(["LSTM", "GRU", "RNN"]))
     hidden = draw(SIZES)
     projected = kind == "LSTM" and hidden > 1 and draw(st.booleans())
     both = draw(st.booleans())
@@ -429,6 +511,8 @@ def _recurrent(draw, shape):
         batch_first=draw(st.booleans()),
         bidirectional=both,
     )
+    if kind == "RNN":
+        options["nonlinearity"] = draw(st.sampled_from(["tanh", "relu"]))
     if projected:
         options["proj_size"] = draw(st.integers(1, hidden - 1))
     out = options.get("proj_size") or hidden
@@ -444,9 +528,10 @@ def _block(draw, shape, before):
     """Draw a block for a shape; return it and the shape after it."""
     *rest, size = shape
     kinds = ["Linear", "Linear", "Cell", "Other", "Gated", "Autoencoder"]
+    kinds += ["Own", "Slices", "Normed", "Pair"]
     if len(shape) > 1:
         kinds += ["Convolution", "Convolution", "Recurrent", "Recurrent"]
-        kinds += ["Attention", "Transformer", "Masked"]
+        kinds += ["Attention", "Attention", "Transformer", "Masked", "Upsampling"]
     if len(shape) == 3:
         kinds += ["Batched"]
     same = [i for i, (block, s) in enumerate(before) if s == (shape, shape)]
@@ -460,23 +545,33 @@ def _block(draw, shape, before):
     after = tuple(shape)
     if kind == "again":
         return Block(kind, {"of": draw(st.sampled_from(same))}), after
-    if kind == "Linear":
+    if kind == "Upsampling":
+        return draw(_upsampling(shape))
+    if kind in ("Linear", "Own", "Normed"):
         # Often of the same size, so that it can be used again.
         out = draw(st.one_of(st.just(size), SIZES))
         options = dict(in_features=size, out_features=out, bias=draw(st.booleans()))
+        if kind == "Normed":
+            options["way"] = draw(st.sampled_from(["weight_norm", "spectral_norm"]))
         return Block(kind, options), (*rest, out)
+    if kind in ("Slices", "Pair"):
+        out = draw(SIZES)
+        return Block(kind, dict(size=size, out=out)), (*rest, out)
     if kind == "Gated":
         out = draw(SIZES)
         return Block(kind, dict(size=size, hidden=out)), (*rest, out)
     if kind == "Cell":
         out = draw(SIZES)
-        cell = draw(st.sampled_from(["LSTMCell", "GRUCell"]))
+        cell = draw(st.sampled_from(["LSTMCell", "GRUCell", "RNNCell"]))
         options = dict(input_size=size, hidden_size=out, bias=draw(st.booleans()))
         return Block(kind, dict(kind=cell, **options)), (*rest, out)
     if kind == "Autoencoder":
         return Block(kind, dict(size=size, hidden=draw(SIZES))), after
     if kind == "Attention":
-        return Block(kind, dict(size=size, heads=draw(_heads(size)))), after
+        options = dict(size=size, heads=draw(_heads(size)), first=draw(st.booleans()))
+        if size > 1:
+            options["separate"] = draw(st.booleans())
+        return Block(kind, options), after
     if kind == "Masked":
         return Block(kind, dict(time=rest[-1])), after
     if kind == "Batched":

@@ -328,6 +328,11 @@ COPIES = {
 }
 
 
+def copies(t: Trial) -> Dict[str, Any]:
+    """Return the ways to copy a module that PyTorch has for its layers."""
+    return {n: c for n, c in COPIES.items() if t.spec.pickles or "deepcopy" in n}
+
+
 # --- the reference --------------------------------------------------------------------
 
 
@@ -410,7 +415,7 @@ def prepared_attributes(t: Trial) -> None:
 
 
 def prepared_copies(t: Trial) -> None:
-    for name, copied in COPIES.items():
+    for name, copied in copies(t).items():
         with form(name):
             other = copied(t.prepared)
             t.agree(t.call(other))
@@ -688,7 +693,7 @@ def saved_state(state):
 
 
 def packed_copies(t: Trial) -> None:
-    for name, copied in COPIES.items():
+    for name, copied in copies(t).items():
         with form(name):
             t.agree(t.call(copied(t.packed)))
 

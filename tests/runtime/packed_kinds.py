@@ -40,10 +40,44 @@ def _sequence():
     )
 
 
+class Own(nn.Linear):
+    """A class with a forward of its own."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Attention to its input."""
+
+    def forward(self, x):
+        return super().forward(x, x, x)
+
+
+class Slices(nn.Module):
+    """A module that is none of PyTorch's, with a matrix `weight`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(20, 33))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
 KINDS: Dict[str, Kind] = {
     "Linear": Kind(lambda: nn.Linear(20, 33), lambda: (torch.randn(2, 5, 20),)),
     "Linear 1-D": Kind(
         lambda: nn.Linear(20, 33, bias=False), lambda: (_states(20, count=1),)
+    ),
+    "Linear of a class": Kind(lambda: Own(20, 33), lambda: (torch.randn(2, 5, 20),)),
+    "Linear normed": Kind(
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(20, 33)),
+        lambda: (torch.randn(2, 5, 20),),
+    ),
+    "Other": Kind(Slices, lambda: (torch.randn(2, 5, 20),)),
+    "Bilinear": Kind(
+        lambda: nn.Bilinear(20, 7, 33), lambda: (torch.randn(3, 20), torch.randn(3, 7))
     ),
     "Conv1d 1": Kind(lambda: nn.Conv1d(20, 33, 1), lambda: (torch.randn(2, 20, 5),)),
     "Conv1d 3": Kind(
@@ -51,6 +85,26 @@ KINDS: Dict[str, Kind] = {
     ),
     "Conv2d": Kind(
         lambda: nn.Conv2d(4, 33, 3, padding=1), lambda: (torch.randn(2, 4, 7, 6),)
+    ),
+    "Conv3d": Kind(
+        lambda: nn.Conv3d(4, 33, 2, padding=1), lambda: (torch.randn(2, 4, 3, 4, 3),)
+    ),
+    "ConvTranspose1d": Kind(
+        lambda: nn.ConvTranspose1d(20, 33, 3, 2), lambda: (torch.randn(2, 20, 5),)
+    ),
+    "ConvTranspose2d": Kind(
+        lambda: nn.ConvTranspose2d(4, 33, 3, 2), lambda: (torch.randn(2, 4, 5, 3),)
+    ),
+    "EmbeddingBag": Kind(
+        lambda: nn.EmbeddingBag(20, 33, padding_idx=0),
+        lambda: (torch.randint(20, (2, 5)),),
+    ),
+    "MultiheadAttention": Kind(
+        lambda: SelfAttention(20, 4), lambda: (torch.randn(5, 3, 20),)
+    ),
+    "MultiheadAttention separate": Kind(
+        lambda: nn.MultiheadAttention(20, 4, kdim=9, vdim=8),
+        lambda: (torch.randn(5, 3, 20), torch.randn(7, 3, 9), torch.randn(7, 3, 8)),
     ),
     "Embedding": Kind(
         lambda: nn.Embedding(20, 33, padding_idx=0),
@@ -73,6 +127,17 @@ KINDS: Dict[str, Kind] = {
         lambda: (torch.randn(3, 5, 20), _states(4, 3, 33, count=1)),
     ),
     "GRU sequence": Kind(lambda: nn.GRU(20, 33), lambda: (_sequence(),)),
+    "RNN": Kind(
+        lambda: nn.RNN(20, 33, 2, bidirectional=True),
+        lambda: (torch.randn(5, 3, 20), _states(4, 3, 33, count=1)),
+    ),
+    "RNN relu": Kind(
+        lambda: nn.RNN(20, 33, nonlinearity="relu"), lambda: (_sequence(),)
+    ),
+    "RNNCell": Kind(
+        lambda: nn.RNNCell(20, 33),
+        lambda: (torch.randn(3, 20), _states(3, 33, count=1)),
+    ),
     "LSTMCell": Kind(
         lambda: nn.LSTMCell(20, 33), lambda: (torch.randn(3, 20), _states(3, 33))
     ),
@@ -84,6 +149,7 @@ KINDS: Dict[str, Kind] = {
 }
 
 RECURRENT = [name for name in KINDS if "LSTM" in name or "GRU" in name]
+"""Kinds whose steps run in the native library."""
 
 
 def pair(
