@@ -19,9 +19,14 @@ GERMAN = "null eins zwei drei vier fünf sechs sieben acht neun".split()
 TRANSLATION = dict(zip(WORDS, GERMAN))
 GERMAN_TOKENS = ["<blank>", "<unk>", *GERMAN, "<sos/eos>"]
 
-BLOCK = {"output_size": SIZE, "attention_heads": 2, "linear_units": 64, "num_blocks": 1}
+ENCODER = {
+    "output_size": SIZE,
+    "attention_heads": 2,
+    "linear_units": 64,
+    "num_blocks": 1,
+}
 CONFORMER = {
-    **BLOCK,
+    **ENCODER,
     "macaron_style": True,
     "rel_pos_type": "latest",
     "cnn_module_kernel": 7,
@@ -40,17 +45,18 @@ E_BRANCHFORMER = {
     "linear_units": 64,
     "merge_conv_kernel": 3,
 }
-DECODER = {"attention_heads": 2, "linear_units": 64, "num_blocks": 1}
+CHUNKS = {"block_size": 8, "hop_size": 4, "look_ahead": 4}
+RNN = {"num_layers": 1, "hidden_size": SIZE, "output_size": SIZE}
+WHISPER = {"whisper_model": "gq_tiny", "download_dir": "ASSETS"}
 FRONTEND = {"fs": 8000, "n_fft": 256, "hop_length": 128, "n_mels": 20}
 TINY = {"token_type": "word", "token_list": TOKENS}
 SPEECH = {
     **TINY,
-    "frontend_conf": FRONTEND,
+    "frontend": "default",
     "normalize": "utterance_mvn",
     "encoder": "conformer",
-    "encoder_conf": CONFORMER,
     "decoder": "transformer",
-    "decoder_conf": DECODER,
+    
     "model_conf": {"ctc_weight": 0.3},
 }
 BPE = {"token_type": "bpe", "bpemodel": "ASSETS/bpe.model", "token_list": S2T_TOKENS}
@@ -64,15 +70,13 @@ BASES: Dict[str, Dict[str, Any]] = {
         "src_token_type": "word",
         "src_token_list": TOKENS,
         "extra_asr_decoder": "transformer",
-        "extra_asr_decoder_conf": DECODER,
-        "ctc_conf": {},
-        "model_conf": {"asr_weight": 0.3, "mt_weight": 0.0, "mtlalpha": 0.3},
+        
+        "model_conf": {"asr_weight": 0.3, "mtlalpha": 0.3},
     },
     "slu": SPEECH,
     "s2t": {
         **SPEECH,
         "encoder": "e_branchformer",
-        "encoder_conf": E_BRANCHFORMER,
         **BPE,
         "preprocessor_conf": {
             **_S2T,
@@ -87,24 +91,16 @@ BASES: Dict[str, Dict[str, Any]] = {
     },
     "s2t_ctc": {
         **BPE,
-        "frontend_conf": FRONTEND,
+        "frontend": "default",
         "normalize": "utterance_mvn",
         "encoder": "e_branchformer_ctc",
-        "encoder_conf": {
-            **E_BRANCHFORMER,
-            "num_blocks": 2,
-            "input_layer": "conv2d",
-            "interctc_layer_idx": [1],
-            "interctc_use_conditioning": True,
-        },
         "promptencoder": "transformer",
-        "promptencoder_conf": {**BLOCK, "output_size": 16},
         "preprocessor_conf": _S2T,
         "model_conf": {"interctc_weight": 0.5, "ctc_asr_only": [False, False]},
     },
     "asr_transducer": {
         **TINY,
-        "frontend_conf": FRONTEND,
+        "frontend": "default",
         "normalize": "utterance_mvn",
         "encoder_conf": {
             "input_conf": {
@@ -123,14 +119,12 @@ BASES: Dict[str, Dict[str, Any]] = {
             ],
         },
         "decoder": "rnn",
-        "decoder_conf": {"embed_size": SIZE, "hidden_size": SIZE},
         "joint_network_conf": {"joint_space_size": SIZE},
     },
     "lm": {
         "token_type": "word",
         "token_list": [*TOKENS[:-1], "<generatetext>", "<generatespeech>", TOKENS[-1]],
         "lm": "seq_rnn",
-        "lm_conf": {"unit": SIZE, "nlayers": 2},
         "model": "lm_multitask",
     },
 }

@@ -89,4 +89,8 @@ def _data(family: Family, words: str) -> Dict[str, Any]:
             marks = "<eng><asr>"
         text = f"{marks} {words}"
         return {"speech": audio, "text": text, "text_prev": "<na>", "text_ctc": words}
+    if "transcript_token_list" in family.options:
+        return {"speech": audio, "text": words, "transcript": words}
+    if "text_spk2" in str(family.options):
+        return {"speech": audio, "text": words, "text_spk2": "nine"}
     return {"speech": audio, "text": words}

@@ -2,11 +2,14 @@
 
 import importlib
 import itertools
+from types import SimpleNamespace
 from typing import Any, Dict
 
 import numpy as np
 import soundfile
 import soxr
+import torch
+from espnet2.tasks.lm import LMTask
 
 from tests.espnet.tiny_task import recordings
 
@@ -40,16 +43,38 @@ def inference_class(where: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+class Perplexity:
+    """Scores text as `espnet2.bin.lm_calc_perplexity` does."""
+
+    def __init__(self, lm_train_config: str, lm_file: str):
+        self.model, args = LMTask.build_model_from_file(lm_train_config, lm_file)
+        self.model.eval()
+        self.tokens = [args.token_list.index(word) for word in PROMPT.split()]
+
+    @torch.no_grad()
+    def __call__(self, _: str) -> list:
+        tokens = torch.tensor([self.tokens])
+        nll, _ = self.model.nll(tokens, torch.tensor([len(self.tokens)]))
+        return [("", [], [], SimpleNamespace(score=nll.sum().item()))]
+
+
 def decode(speech2text: Any, task: str, rate: int = 8000) -> Dict[str, Any]:
     """Return {"tokens", "score"} of the best hypothesis; without a search no score."""
     if task == "lm":
         results = speech2text(PROMPT)
+    elif getattr(getattr(speech2text, "asr_model", None), "postdecoder", None):
+        results = speech2text(speech(rate), torch.tensor([3, 4]))
     else:
         results = speech2text(speech(rate))
     if isinstance(results, tuple):  # and what intermediate layers recognise
         results = results[0]
     if task == "asr_transducer":
         results = speech2text.hypotheses_to_results(results)
-    _, tokens, *_, hypothesis = results[0]
-    score = getattr(hypothesis, "score", None)
-    return {"tokens": tokens, "score": None if score is None else float(score)}
+    best = [r[0] if isinstance(r, list) else r for r in results]  # of each speaker
+    if best == results:
+        best = best[:1]
+    scores = [getattr(result[-1], "score", None) for result in best]
+    return {
+        "tokens": [result[1] for result in best],
+        "score": None if None in scores else float(sum(scores)),
+    }

@@ -3,8 +3,8 @@
 Nothing is downloaded: each is of the real architecture, with random weights.
 """
 
-import gzip
 import base64
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
+import yaml
+from espnet2.tasks.ssl import SSLTask
 
 from tests.espnet.families.bases import S2T_TOKENS, SPECIAL
+from tests.espnet.families.confs import ENCODERS, FRONTENDS
 from tests.espnet.tiny_task import TOKENS, WORDS
 
 WHISPER = "gq_tiny"
@@ -33,6 +36,7 @@ def make(folder: Path) -> None:
     torch.manual_seed(1)
     folder.mkdir(parents=True)
     _bpe(folder)
+    _ssl(folder / "ssl")
     if has("whisper"):
         _whisper(folder)
     if has("transformers"):
@@ -53,6 +57,8 @@ def register(folder: Any) -> None:
         whisper._MODELS[WHISPER] = f"https://localhost/{digest}/{path.name}"
         heads = np.ones((1, HEADS), dtype=bool).tobytes()
         whisper._ALIGNMENT_HEADS[WHISPER] = base64.b85encode(gzip.compress(heads))
+        # ESPnet needs this name of a release of 2023, which current ones lack.
+        whisper.audio.N_MELS = 80
 
 
 def _bpe(folder: Path) -> None:
@@ -64,6 +70,28 @@ def _bpe(folder: Path) -> None:
         user_defined_symbols=SPECIAL,
         minloglevel=2,
     )
+
+
+def _ssl(folder: Path) -> None:
+    """Write a self-supervised model of ESPnet's own."""
+    folder.mkdir()
+    config = {
+        "frontend": "wav2vec_cnn",
+        "frontend_conf": FRONTENDS["wav2vec_cnn"],
+        "preencoder": None,
+        "normalize": None,
+        "encoder_conf": ENCODERS["transformer"] | {"input_layer": "linear"},
+        "loss": [{"name": "hubert", "conf": {"num_classes": 4, "final_dim": 8}}],
+        "util": [{"name": "mask", "conf": {"mask_length": 2}}],
+        "num_classes": 4,
+        "token_list": ["0", "1", "2", "3"],
+    }
+    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    options = ["--config", str(folder / "train.yaml"), "--output_dir", str(folder)]
+    args = SSLTask.get_parser().parse_args(options)
+    model = SSLTask.build_model(args)
+    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    torch.save(model.state_dict(), folder / "model.pth")
 
 
 def _whisper(folder: Path) -> None:
@@ -92,7 +120,7 @@ def _transformers(folder: Path) -> None:
         "num_hidden_layers": 1,
         "num_attention_heads": HEADS,
         "intermediate_size": 64,
-        "max_position_embeddings": 32,
+        "max_position_embeddings": 128,
     }
     speech = {
         "hidden_size": SIZE,
