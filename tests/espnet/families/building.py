@@ -72,7 +72,11 @@ def batch(family: Family, args: Any) -> Dict[str, torch.Tensor]:
         data = _data(family, words)
         items.append((name, preprocess(name, data) if preprocess else data))
     np.random.seed(0)
-    return task.build_collate_fn(args, True)(items)[1]
+    made = task.build_collate_fn(args, True)(items)[1]
+    if family.rate > 8000 or getattr(args, "input_size", None) == 1:
+        # The preprocessor of s2t adds a channel, which these classes do not take.
+        made["speech"] = made["speech"].reshape(2, -1)
+    return made
 
 
 def _data(family: Family, words: str) -> Dict[str, Any]:

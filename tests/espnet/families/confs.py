@@ -163,8 +163,14 @@ CONFS: Dict[str, Dict[str, Dict[str, Any]]] = {
     "md_encoder": AFTER,
     "extra_mt_encoder": {"hugging_face_transformers": HUGGING_FACE},
     "promptencoder": {
-        name: {**ENCODERS[name], "output_size": 16}
-        for name in ("conformer", "transformer", "branchformer", "e_branchformer")
+        **{
+            name: {**ENCODERS[name], "output_size": 16}
+            for name in ("conformer", "transformer", "e_branchformer")
+        },
+        "branchformer": {
+            **{**BRANCHFORMER, "output_size": 16, "rel_pos_type": "latest"},
+            **{"attention_layer_type": "selfattn", "pos_enc_layer_type": "abs_pos"},
+        },
     },
     "decoder": DECODERS,
     "extra_asr_decoder": DECODERS,

@@ -188,7 +188,7 @@ FAMILIES: List[Family] = [
     ),
     Family(
         "asr_transducer",
-        {"block": "conv1d", "decoder": "rwkv"},
+        {"block": "conv1d"},
         {
             "encoder_conf": {
                 "input_conf": {"block_type": "conv1d", "kernel_size": 3, **CONV1D},
@@ -418,7 +418,6 @@ FAMILIES: List[Family] = [
         {"encoder": "branchformer", "decoder": "transducer"},
         search={**TRANSDUCER, "ctc_weight": 0.0},
     ),
-    Family("slu", {"decoder": "mlm"}),
     Family("slu", {"frontend": "sliding_window", "preencoder": "sinc"}),
     *(
         Family(
@@ -458,6 +457,8 @@ PREFIX = (
     "e_branchformer_ctc takes"
 )
 FRAMES = "the task has no preencoder, which its frames need"
+SPEAKERS = "the task has no model of several speakers"
+MASKS = "its model, maskctc, is one of the task asr alone"
 THREE = (
     "ESPnet's model of this task expects two results of it, and it returns three: only "
     "hugging_face_transformers fits"
@@ -469,6 +470,12 @@ CANNOT: Dict[Tuple[str, str, str], str] = {
         for name in ("wav2vec2", "hubert", "hubert_pretrain")
     },
     ("asr", "encoder", "avhubert"): FAIRSEQ,
+    ("s2t", "encoder", "transformer_multispkr"): SPEAKERS,
+    ("s2t", "decoder", "mlm"): MASKS,
+    ("s2t", "decoder", "hugging_face_transformers"): (
+        "ESPnet's inference of the task has no search for it"
+    ),
+    ("slu", "decoder", "mlm"): MASKS,
     **{(task, "encoder", "longformer"): LONGFORMER for task in ("asr", "s2t", "slu")},
     **{
         ("s2t_ctc", "encoder", name): PREFIX
@@ -479,6 +486,12 @@ CANNOT: Dict[Tuple[str, str, str], str] = {
             *("longformer", "branchformer", "whisper", "e_branchformer"),
         )
     },
+    ("asr_transducer", "decoder", "rwkv"): (
+        "needs a CUDA compiler, with which ESPnet builds its kernel"
+    ),
+    ("s2t_ctc", "model", "espnet"): (
+        "ESPnet's task gives it a prompt encoder, which it does not take"
+    ),
     ("s2t_ctc", "frontend", "sliding_window"): FRAMES,
     ("asr_transducer", "frontend", "sliding_window"): FRAMES,
     **{
