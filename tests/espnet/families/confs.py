@@ -94,7 +94,7 @@ ATTENTION = {"attention_heads": 2, "linear_units": 64, "num_blocks": 1}
 CONVOLUTION = {**ATTENTION, "conv_wshare": 2, "conv_kernel_length": 3}
 DECODERS: Dict[str, Dict[str, Any]] = {
     "transformer": ATTENTION,
-    "transformer_md": ATTENTION,
+    "transformer_md": {**ATTENTION, "use_speech_attn": False},
     "mlm": ATTENTION,
     **{
         name: {**CONVOLUTION, "conv_kernel_length": [3]}
@@ -161,7 +161,9 @@ CONFS: Dict[str, Dict[str, Dict[str, Any]]] = {
     "deliberationencoder": AFTER,
     "hier_encoder": AFTER,
     "md_encoder": AFTER,
-    "extra_mt_encoder": {"hugging_face_transformers": HUGGING_FACE},
+    "extra_mt_encoder": {
+        "hugging_face_transformers": {"model_name_or_path": "ASSETS/bart"}
+    },
     "promptencoder": {
         **{
             name: {**ENCODERS[name], "output_size": 16}

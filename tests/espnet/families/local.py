@@ -130,6 +130,8 @@ def _transformers(folder: Path) -> None:
         "conv_dim": [SIZE] * 7,
         "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 2,
+        "layerdrop": 0.0,
+        "apply_spec_augment": False,
     }
     bart = transformers.BartConfig(
         vocab_size=len(TOKENS),

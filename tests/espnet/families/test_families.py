@@ -14,13 +14,14 @@ import torch
 import yaml
 
 import espnet_gq.espnet  # noqa: F401 registers
+from espnet_gq._compat import espnet_version
 from espnet_gq.espnet.sharing.model_zip import pack_beside
 from espnet_gq.espnet.sharing.pretrained import build, find_model
 from espnet_gq.espnet.tasks import TASKS
 from espnet_gq.nn import training
 from espnet_gq.nn.prepare import quantized_weights
 from espnet_gq.runtime.weight import PackedWeight
-from tests.espnet.families import building, local
+from tests.espnet.families import building, local, page
 from tests.espnet.families.decoding import OPTIONS, decode, inference_class
 from tests.espnet.families.registry import CANNOT, FAMILIES, choices
 from tests.espnet.tiny_task import ROOT, environment
@@ -117,6 +118,12 @@ def test_every_class_of_espnet_is_in_the_registry():
     assert not covered & set(CANNOT)
 
 
+@pytest.mark.skipif(espnet_version() < "202611", reason="the page is of 202611")
+def test_the_page_is_up_to_date():
+    """docs/families.md is what `python -m tests.espnet.families.page` writes."""
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+
+
 def test_without_training(family, tmp_path, assets, plain):
     """Quantized without data, packed, shared, decoded as plain ESPnet decodes."""
     building.save_float(family, tmp_path, assets)
@@ -149,7 +156,11 @@ def test_with_training(family, tmp_path, assets):
     print(f"\n{family}: {whole:.1%} of all parameters quantized, {matrices:.1%} of ", end="")
     print("those in matrices")
     assert matrices >= family.share, model
-    training_step(family, model, args, building.arguments(family, tmp_path, assets))
+    if family.untrained:
+        training.start(model)
+    else:
+        plain = building.arguments(family, tmp_path, assets)
+        training_step(family, model, args, plain)
 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(vars(args)))
     torch.save(model.state_dict(), tmp_path / "model.pth")
