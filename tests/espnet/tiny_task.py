@@ -236,9 +236,7 @@ def run(command, check=True, **options):
         command,
         capture_output=True,
         text=True,
-        env=environment(),
-        timeout=400,
-        **options,
+        **{"env": environment(), "timeout": 400, **options},
     )
     if check and done.returncode:
         raise AssertionError(f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")

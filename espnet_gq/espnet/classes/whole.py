@@ -8,7 +8,7 @@ own `gq_conf` are left to it.
 
 import contextlib
 import glob
-from typing import Any, Iterator, List, Mapping, Optional
+from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from espnet2.asr.decoder.rnn_decoder import RNNDecoder
 from torch import nn
@@ -55,6 +55,9 @@ def _reads(task: Any, args: Any) -> bool:
             return cls is not None and issubclass(cls, QuantizedByConf)
     return False
 
+MASKS = {"BeatsEncoder": ("patch_embedding_pad", "raw2fbank_pad")}
+"""Class of ESPnet -> its convolutions of ones, which find the frames of padding."""
+
 
 def quantize_whole(model: nn.Module, gq_conf: Mapping[str, Any]) -> None:
     """Quantize everything of a model that is not quantized yet, in place.
@@ -85,8 +88,6 @@ def _beside(config: GQConfig, model: nn.Module) -> GQConfig:
         GQConfigError: If one of its patterns is for such layers alone.
     """
     done = [name for name, _ in quantized_layers(model)]
-    if not done:
-        return config
     others = [n for n, m in model.named_modules() if n not in done and _has_matrix(m)]
     for rule in config.rules:
         if any(map(rule.matches, done)) and not any(map(rule.matches, others)):
@@ -96,8 +97,19 @@ def _beside(config: GQConfig, model: nn.Module) -> GQConfig:
                 "or the float class"
             )
     own = tuple(Rule(pattern=glob.escape(name), float=True) for name in done)
-    options = {**vars(config), "rules": own + config.rules}
+    options = {**vars(config), "rules": own + masks(model) + config.rules}
     return GQConfig(**options)
+
+
+def masks(model: nn.Module) -> Tuple[Rule, ...]:
+    """Return rules that leave layers float which compute masks, not features."""
+    names = [
+        f"{name}.{layer}".lstrip(".")
+        for name, module in model.named_modules()
+        for layer in MASKS.get(type(module).__name__, ())
+        if isinstance(getattr(module, layer, None), nn.Module)
+    ]
+    return tuple(Rule(pattern=glob.escape(name), float=True) for name in names)
 
 
 def _has_matrix(module: nn.Module) -> bool:

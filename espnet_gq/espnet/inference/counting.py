@@ -7,10 +7,10 @@ from typing import Optional, Set, Union
 
 from espnet_gq._compat import RENAMED_LAYERS
 from espnet_gq.analysis.size import Description, describe, parameter_names
+from espnet_gq.espnet.inference.loading import without_weights
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.plain_config import plain_config
 from espnet_gq.espnet.tasks import task_of
-from espnet_gq.runtime import skeleton
 
 PathLike = Union[str, Path]
 
@@ -81,5 +81,4 @@ def _skeleton(config):
     task = task_of(config).load()
     # Normalization has no parameters, and its statistics file may be elsewhere.
     options = {**config, "init": None, "normalize": None}
-    with skeleton():
-        return task.build_model(argparse.Namespace(**options))
+    return without_weights(lambda: task.build_model(argparse.Namespace(**options)))

@@ -22,6 +22,7 @@ from espnet_gq.packing import (
 from espnet_gq.packing.loading import first_mismatch
 from espnet_gq.quantizer.state import StateError
 from espnet_gq.runtime import available, skeleton
+from espnet_gq.runtime.weight import PackedWeight
 
 MADE_BY = {
     "packed": "stage 14 (--skip_packing false), or by espnet-gq pack",
@@ -125,6 +126,22 @@ def _check_names(model: torch.nn.Module, loaded: Any) -> None:
             )
 
 
+def without_weights(build: Callable[[], Any]) -> Any:
+    """Build a model without memory for its weights, if its classes allow that.
+
+    Some of ESPnet's classes compute with their weights while they are built; their
+    models are built as usual.
+
+    Args:
+        build: Builds the model.
+    """
+    try:
+        with skeleton():
+            return build()
+    except Exception:  # another error than that comes again
+        return build()
+
+
 def build_model_from_file(original: Callable) -> Callable:
     """Wrap a task's `build_model_from_file`: it accepts packed checkpoints as well.
 
@@ -155,9 +172,12 @@ def build_model_from_file(original: Callable) -> Callable:
                 _check_names(model, loaded)
             else:
                 if torch.device(device).type == "cpu" and available():
-                    with skeleton():
-                        model, args = original(cls, config_file, None, device)
-                    return load_packed(model, model_file), args
+                    model, args = without_weights(
+                        lambda: original(cls, config_file, None, device)
+                    )
+                    model = load_packed(model, model_file)
+                    _copied(getattr(model, "decoder", None))
+                    return model, args
                 state = unpack_state_dict(loaded)
                 model, args = original(cls, config_file, None, device)
                 model.load_state_dict(state)
@@ -166,6 +186,25 @@ def build_model_from_file(original: Callable) -> Callable:
         return model, args
 
     return build_model_from_file
+
+
+def _copied(decoder: Optional[torch.nn.Module]) -> None:
+    """Let ESPnet copy a decoder of Hugging Face Transformers.
+
+    ESPnet may decode with a new model of that library into which it loads the decoder's
+    state: there it needs float weights.
+    """
+    if type(decoder).__name__ == "HuggingFaceTransformersDecoder":
+        for part in (decoder.decoder, decoder.lm_head):
+            part.register_state_dict_post_hook(_float_state)
+
+
+def _float_state(part: torch.nn.Module, state, prefix: str, _metadata) -> None:
+    for name, weight in part.named_modules():
+        if isinstance(weight, PackedWeight):
+            for buffer in weight.state_dict():
+                del state[f"{prefix}{name}.{buffer}"]
+            state[f"{prefix}{name}"] = weight.dense()
 
 
 def _warn_unfitted(model: torch.nn.Module, model_file: Union[str, Path]) -> None:

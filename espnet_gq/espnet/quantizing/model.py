@@ -15,8 +15,8 @@ from torch import nn
 
 import espnet_gq.espnet  # noqa: F401 registers the quantized classes
 from espnet_gq.calibration.plan import Plan, Weight
-from espnet_gq.espnet.classes.whole import KEY
-from espnet_gq.espnet.inference.loading import fitting
+from espnet_gq.espnet.classes.whole import KEY, masks
+from espnet_gq.espnet.inference.loading import fitting, without_weights
 from espnet_gq.espnet.quantizing.mapped import drop_pages
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.pretrained import Model, Source, find_model, located
@@ -25,7 +25,6 @@ from espnet_gq.nn import GQConfig, prepare
 from espnet_gq.nn.prepare import weights_of
 from espnet_gq.nn.summary import summarize
 from espnet_gq.packing import is_packed, load_state_dict, quantized_names
-from espnet_gq.runtime import skeleton
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,8 @@ def load_float(source: Source, cachedir: Optional[str] = None) -> FloatModel:
         if getattr(module, "device", None) == torch.device("meta"):
             setattr(module, "device", torch.device("cpu"))
     model.requires_grad_(False).eval()
-    everything = prepare(build(task, absolute, found.config_file), {"bits": 8})
+    everything = build(task, absolute, found.config_file)
+    everything = prepare(everything, GQConfig(bits=8, rules=masks(everything)))
     targets = tuple(_targets(everything))
     return FloatModel(
         source=found,
@@ -131,13 +131,16 @@ def build(task: Task, config: Mapping[str, Any], path: Path) -> nn.Module:
         ValueError: If the task cannot build it.
     """
     cls = task.load()
-    options = copy.deepcopy(dict(config))
-    options["init"] = None
     quiet = dict.fromkeys(task.quiet, False)
-    options["model_conf"] = {**(options.get("model_conf") or {}), **quiet}
+
+    def build_model() -> nn.Module:
+        options = copy.deepcopy(dict(config))
+        options["init"] = None
+        options["model_conf"] = {**(options.get("model_conf") or {}), **quiet}
+        return cls.build_model(argparse.Namespace(**options))
+
     try:
-        with skeleton():
-            return cls.build_model(argparse.Namespace(**options))
+        return without_weights(build_model)
     except Exception as e:  # whatever ESPnet's constructors raise
         reason = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(

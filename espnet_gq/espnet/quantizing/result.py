@@ -196,6 +196,7 @@ def write_zip(
         root = Path(folder)
         config = quantized_config(found, plan)
         config = _with_files(config, found, root)
+        parts = [p.relative_to(root) for p in root.rglob("*") if p.is_file()]
         exp = root / FOLDER
         exp.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False)
@@ -212,6 +213,7 @@ def write_zip(
                 target,
                 options=[f"{FOLDER}/RESULTS.md"],
                 config_key=found.task.config_key,
+                parts=parts,
             )
     return size
 
@@ -219,7 +221,8 @@ def write_zip(
 def _with_files(value: Any, found: FloatModel, root: Path) -> Any:
     """Copy the files that a configuration names to a folder; return it with new names.
 
-    A file keeps its name where that is a relative path downwards.
+    A file keeps its name where that is a relative path downwards. A checkpoint takes
+    the config.yaml beside it along, without which ESPnet does not read it.
     """
     roots = found.source.roots
 
@@ -237,6 +240,9 @@ def _with_files(value: Any, found: FloatModel, root: Path) -> Any:
                 name = str(path) if safe else f"exp/files/{path.name}"
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(base / part, root / name)
+                beside = (base / part).with_name("config.yaml")
+                if path.suffix in (".pth", ".pt") and beside.is_file():
+                    shutil.copyfile(beside, (root / name).with_name(beside.name))
                 return name
         return part
 

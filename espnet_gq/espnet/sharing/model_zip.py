@@ -57,6 +57,7 @@ def zip_model(
     recipe: Optional[str] = None,
     language_models: Optional[Mapping[str, PathLike]] = None,
     config_key: Optional[str] = None,
+    parts: Iterable[PathLike] = (),
 ) -> None:
     """Write a model's zip, with paths as in the configuration of the training.
 
@@ -73,6 +74,8 @@ def zip_model(
             example lm_train_config and lm_file.
         config_key: Argument of that class for `train_config`, where the configuration
             alone does not tell the task.
+        parts: Further files that the configuration names, for example the model that a
+            frontend is made of.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -89,7 +92,8 @@ def zip_model(
             "espnet-gq pack writes, or a float checkpoint"
         )
     further = {key: Path(path) for key, path in (language_models or {}).items()}
-    needed = [*_needed(config), *_files(further.values())]
+    named = [*_needed(config), *_files(further.values()), *map(Path, parts)]
+    needed = list(dict.fromkeys(named))
     names = _names([*needed, *_files(options), Path(model_file)])
     model, config_name = names[Path(model_file)], _name(Path(train_config))
     config = _renamed(config, names)
