@@ -1,6 +1,6 @@
 """Writes docs/families.md from the registry.
 
-    python -m tests.espnet.families.page
+python -m tests.espnet.families.page
 """
 
 from pathlib import Path

@@ -239,9 +239,7 @@ FAMILIES: List[Family] = [
         "s2t",
         {"encoder": "contextual_block_transformer", "decoder": "lightweight_conv2d"},
     ),
-    Family(
-        "s2t", {"encoder": "contextual_block_conformer", "decoder": "dynamic_conv"}
-    ),
+    Family("s2t", {"encoder": "contextual_block_conformer", "decoder": "dynamic_conv"}),
     Family("s2t", {"encoder": "vgg_rnn", "decoder": "dynamic_conv2d"}),
     Family("s2t", {"encoder": "rnn", "frontend": "fused"}),
     Family(
@@ -445,9 +443,7 @@ FAMILIES: List[Family] = [
     ),
     Family("slu", {"frontend": "sliding_window", "preencoder": "sinc"}),
     *(
-        Family(
-            "slu", {"deliberationencoder": name}, TWO_PASS, needs=("transformers",)
-        )
+        Family("slu", {"deliberationencoder": name}, TWO_PASS, needs=("transformers",))
         for name in ("conformer", "transformer")
     ),
     Family(

@@ -153,7 +153,10 @@ def test_with_training(family, tmp_path, assets):
     torch.manual_seed(0)
     model = TASKS[family.task].load().build_model(args)
     whole, matrices = building.shares(model)
-    print(f"\n{family}: {whole:.1%} of all parameters quantized, {matrices:.1%} of ", end="")
+    print(
+        f"\n{family}: {whole:.1%} of all parameters quantized, {matrices:.1%} of ",
+        end="",
+    )
     print("those in matrices")
     assert matrices >= family.share, model
     if family.untrained:
