@@ -133,7 +133,7 @@ def centroids(
     """
     scale = scale.reshape(-1, 1)
     rows = indices.reshape(len(scale), -1)
-    found = torch.empty(rows.shape, dtype=codebook.dtype)
+    found = torch.empty(rows.shape, dtype=codebook.dtype, device=codebook.device)
     for at in blocks(rows.shape):
         torch.mul(codebook[rows[at].int()], scale[at[0]], out=found[at])
     return found.view(indices.shape)
