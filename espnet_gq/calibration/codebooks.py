@@ -5,6 +5,7 @@ from typing import Any, Mapping
 import torch
 
 from espnet_gq.packing import StoredQuantizer
+from espnet_gq.packing.writer import BLOCK, blocks, centroids
 from espnet_gq.quantizer.function import hard_indices
 from espnet_gq.quantizer.methods import create
 
@@ -34,17 +35,23 @@ def fit_codebook(
 
 def nearest(w: torch.Tensor, stored: StoredQuantizer) -> torch.Tensor:
     """Return the number of the nearest centroid of each weight, uint8."""
-    return hard_indices(w.float(), stored.log_scale, stored.codebook)
+    rows = w.reshape(stored.log_scale.numel(), -1)
+    found = torch.empty(rows.shape, dtype=torch.uint8, device=w.device)
+    for at in blocks(rows.shape):
+        log_scale = stored.log_scale[at[0]]
+        found[at] = hard_indices(rows[at].float(), log_scale, stored.codebook)
+    return found.view(w.shape)
 
 
 def weights(indices: torch.Tensor, stored: StoredQuantizer) -> torch.Tensor:
     """Return the float32 weights that indices of the shape of a weight stand for."""
-    rows = stored.codebook[indices.reshape(stored.log_scale.numel(), -1).int()]
-    return rows.mul_(stored.scale).view(indices.shape)
+    return centroids(indices, stored.codebook, stored.scale)
 
 
 def relative_error(w: torch.Tensor, hard: torch.Tensor) -> float:
     """Return ||w - hard|| / ||w||, 0 where w is zero."""
-    power = float(w.float().square().sum(dtype=torch.float64))
-    error = float((w.float() - hard).square().sum(dtype=torch.float64))
+    power = error = 0.0
+    for a, b in zip(w.reshape(-1).split(BLOCK), hard.reshape(-1).split(BLOCK)):
+        power += float(a.double().square().sum())
+        error += float((a.double() - b).square().sum())
     return (error / power) ** 0.5 if power else 0.0

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import torch
 
@@ -18,6 +18,9 @@ from espnet_gq.packing.checkpoint import (
 from espnet_gq.packing.stored import StateDict, StoredQuantizer
 from espnet_gq.quantizer.function import scale_pair
 from espnet_gq.runtime.layout import from_stream, padding, to_stream
+
+BLOCK = 2**20
+"""Numbers of a tensor that are converted at a time."""
 
 
 class PackedWriter:
@@ -106,15 +109,43 @@ def compressed_header(entries: Sequence[Mapping[str, Any]]) -> bytes:
     return zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
 
 
+def blocks(shape: Sequence[int]) -> Iterator[Tuple[slice, slice]]:
+    """Yield the parts of a matrix, of at most BLOCK numbers each."""
+    rows, columns = shape
+    across = max(1, min(columns, BLOCK))
+    down = max(1, BLOCK // across)
+    for top in range(0, rows, down):
+        for left in range(0, columns, across):
+            yield slice(top, top + down), slice(left, left + across)
+
+
+def centroids(
+    indices: torch.Tensor, codebook: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Return codebook[indices] times a scale per row, float32.
+
+    PyTorch's indices take 12 bytes a weight; only a part of them exists at a time.
+
+    Args:
+        indices: Numbers of centroids, uint8, of any shape.
+        codebook: Normalised centroids (levels,).
+        scale: The scales; scale i serves the i-th of equal parts of dimension 0.
+    """
+    scale = scale.reshape(-1, 1)
+    rows = indices.reshape(len(scale), -1)
+    found = torch.empty(rows.shape, dtype=codebook.dtype, device=codebook.device)
+    for at in blocks(rows.shape):
+        torch.mul(codebook[rows[at].int()], scale[at[0]], out=found[at])
+    return found.view(indices.shape)
+
+
 def dequantized(tensor: QuantizedTensor) -> torch.Tensor:
     """Return the float32 weights of a quantized tensor of a packed checkpoint."""
     quantizer = tensor.quantizer
-    scales = quantizer.log_scale.numel()
     numel = torch.Size(tensor.shape).numel()
     index = torch.from_numpy(from_stream(tensor.stream, numel, quantizer.bits))
     scale = scale_pair(quantizer.log_scale, torch.float32)[0]
-    weight = tensor.codebook[index.view(scales, -1).int()]
-    return weight.mul_(scale).view(tensor.shape)
+    return centroids(index.view(tensor.shape), tensor.codebook, scale)
 
 
 def unpack(packed: Mapping[str, Any]) -> StateDict:

@@ -20,6 +20,8 @@ from espnet_gq.native import address, library
 from espnet_gq.native.library import check
 
 ROWS, COLS = 16, 32
+PART = 2**20
+"""Numbers of a stream that are converted at a time; a multiple of 8."""
 
 
 def code_bits(levels: int) -> int:
@@ -66,13 +68,15 @@ def file_size(numel: int, bits: int, side_values: int) -> int:
 
 def to_stream(values: np.ndarray, bits: int) -> np.ndarray:
     """Return the stream of uint8 values below 2^bits, as uint8."""
-    flags = np.unpackbits(
-        np.ascontiguousarray(values, dtype=np.uint8).reshape(-1, 1),
-        axis=1,
-        count=bits,
-        bitorder="little",
-    )
-    return np.packbits(flags.reshape(-1), bitorder="little")
+    values = np.ascontiguousarray(values, dtype=np.uint8).reshape(-1, 1)
+    stream = np.empty(stream_size(len(values), bits), dtype=np.uint8)
+    for first in range(0, len(values), PART):
+        part = values[first : first + PART]
+        flags = np.unpackbits(part, axis=1, count=bits, bitorder="little")
+        at = first * bits // 8
+        packed = np.packbits(flags.reshape(-1), bitorder="little")
+        stream[at : at + len(packed)] = packed
+    return stream
 
 
 def from_stream(stream: np.ndarray, numel: int, bits: int) -> np.ndarray:
@@ -82,8 +86,14 @@ def from_stream(stream: np.ndarray, numel: int, bits: int) -> np.ndarray:
         ValueError: If the stream is not uint8 of the length that `numel` values take.
     """
     _check_stream(stream, numel, bits)
-    flags = np.unpackbits(stream, count=numel * bits, bitorder="little")
-    return np.packbits(flags.reshape(numel, bits), axis=1, bitorder="little")[:, 0]
+    values = np.empty(numel, dtype=np.uint8)
+    for first in range(0, numel, PART):
+        count = min(PART, numel - first)
+        part = stream[first * bits // 8 :][: stream_size(count, bits)]
+        flags = np.unpackbits(part, count=count * bits, bitorder="little")
+        packed = np.packbits(flags.reshape(count, bits), axis=1, bitorder="little")
+        values[first : first + count] = packed[:, 0]
+    return values
 
 
 def _check_stream(stream: np.ndarray, numel: int, bits: int) -> None:

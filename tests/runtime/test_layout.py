@@ -1,5 +1,7 @@
 """Streams and planes of indices, in Python and in the library."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_gq.native import library
+from espnet_gq.runtime import layout
 from espnet_gq.runtime.layout import (
     from_planes,
     from_stream,
@@ -29,12 +32,14 @@ MATRICES = given(
 @given(
     values=st.lists(st.integers(0, 255), max_size=70),
     bits=st.integers(1, 8),
+    part=st.sampled_from([8, 16, layout.PART]),
 )
-def test_streams(values, bits):
+def test_streams(values, bits, part):
     values = np.array(values, dtype=np.uint8) & (2**bits - 1)
-    stream = to_stream(values, bits)
-    assert stream.size == stream_size(values.size, bits)
-    assert (from_stream(stream, values.size, bits) == values).all()
+    with patch.object(layout, "PART", part):
+        stream = to_stream(values, bits)
+        assert stream.size == stream_size(values.size, bits)
+        assert (from_stream(stream, values.size, bits) == values).all()
     # The layout that the format promises.
     number = sum(int(v) << (i * bits) for i, v in enumerate(values))
     assert stream.tobytes() == number.to_bytes(stream.size, "little")
