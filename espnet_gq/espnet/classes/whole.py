@@ -55,6 +55,7 @@ def _reads(task: Any, args: Any) -> bool:
             return cls is not None and issubclass(cls, QuantizedByConf)
     return False
 
+
 MASKS = {"BeatsEncoder": ("patch_embedding_pad", "raw2fbank_pad")}
 """Class of ESPnet -> its convolutions of ones, which find the frames of padding."""
 
