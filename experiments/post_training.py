@@ -1,18 +1,21 @@
 """Post-training quantization, method beside method: word error rates without training.
 
+    python -m experiments.post_training [--architecture conformer]
     python -m experiments.post_training --work DIR [--architecture conformer]
 
-DIR is the folder of a run of the grid (`python -m experiments.grid run --work DIR
---cells "*-trained-float"` makes what is needed). Every method starts from the same
-float model and has one scale per output channel; calibration data are utterances of
-the training set, whose transcripts are not used. The result is one file for all cells,
-and a table.
+The first command prints the tables of the stored results, the second one measures what
+is missing before. DIR is the folder of a run of the grid (`python -m experiments.grid
+run --work DIR --cells "*-trained-float"` makes what is needed). Every method starts
+from the same float model and has one scale per output channel; calibration data are
+utterances of the training set, whose transcripts are not used. The result is one file
+for all cells. The tables also have the grid's results of training at the same widths.
 """
 
 import argparse
 import copy
 import json
 import os
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,8 +26,6 @@ import torch
 
 from benchmarks.options import new_parser
 from benchmarks.report import machine
-from espnet_gq.analysis.tables import markdown
-from espnet_gq.analysis.wer import bootstrap, paired_bootstrap
 from espnet_gq.calibration.codebooks import fit_codebook, nearest, weights
 from espnet_gq.calibration.plan import plan_of
 from espnet_gq.calibration.second_order import Method
@@ -35,12 +36,13 @@ from espnet_gq.espnet.quantizing.model import FloatModel, load_float
 from espnet_gq.files import write_json
 from espnet_gq.nn import GQConfig
 from espnet_gq.packing import save
-from experiments.cells import Grid
-from experiments.reporting.results import ALL, units
+from experiments.cells import Grid, GridError
+from experiments.reporting.post_training import Comparison, read_trained
 from experiments.running.cell import commit
 from experiments.running.evaluate import decoder, score, speech2text
 
-RESULTS = Path(__file__).with_name("results") / "post_training"
+GRID_RESULTS = Path(__file__).with_name("results")
+RESULTS = GRID_RESULTS / "post_training"
 PLAIN = Method(tune=False, sweeps=0, bias=False)
 
 
@@ -109,66 +111,83 @@ def measure(
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--architecture", default="conformer")
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 5, 4, 3, 2])
-    parser.add_argument("--methods", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--utterances", type=int, default=150)
-    parser.add_argument("--output", type=Path, help="default: results/post_training")
+    add = parser.add_argument
+    add(
+        "--work",
+        type=Path,
+        help="folder of a run of the grid; measures what is missing",
+    )
+    add("--architecture", default="conformer", choices=list(Grid().architectures))
+    add("--bits", type=int, nargs="+", default=[8, 6, 5, 4, 3, 2])
+    add("--methods", nargs="+", choices=PEERS, default=list(PEERS))
+    add("--utterances", type=int, default=60, help="how many to calibrate on")
+    add("--output", type=Path, help="default: results/post_training/ARCHITECTURE.json")
+    add("--trained", type=Path, default=GRID_RESULTS, help="results of the grid")
     return parser
 
 
-def table(record: Dict[str, Any]) -> str:
-    """Return the word error rates as Markdown."""
-    sets = list(record["float"]["sets"])
-    header = ["bits", "method", *(f"WER {s} [95%]" for s in sets), "minus float"]
-    rows = [["32", "float", *_rates(record["float"], sets), ""]]
-    for name, cell in record["cells"].items():
-        method, bits = name.rsplit("-", 1)
-        difference = paired_bootstrap(
-            units(record["float"], ALL), units(cell, ALL), samples=1000
+def text(record: Dict[str, Any], architecture: str, trained: Path) -> str:
+    """Return the tables of a record, with the grid's results of training beside it."""
+    widths = sorted({int(name.rsplit("-", 1)[1]) for name in record["cells"]})
+    beside = read_trained(trained, architecture, widths, record)
+    titles = {name: peer.title for name, peer in PEERS.items()}
+    return Comparison(record, titles, beside).text()
+
+
+def read(path: Path) -> Dict[str, Any]:
+    """Return the stored record; a new one if there is no file."""
+    if not path.exists():
+        return {"benchmark": "post_training", "cells": {}}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_same(record: Dict[str, Any], number: int, found: Dict[str, Any]) -> None:
+    """Check that a record can go on with a float model.
+
+    Args:
+        record: The record.
+        number: Number of the calibration utterances.
+        found: Result of the float model.
+
+    Raises:
+        GridError: If the record has another float model, test set or number.
+    """
+    errors = [
+        {name: (one["digest"], one["units"]) for name, one in result["sets"].items()}
+        for result in (record.get("float", found), found)
+    ]
+    if errors[0] != errors[1]:
+        raise GridError(
+            "the float model does not make the errors of the stored one; allowed: its "
+            "own --output, for all cells"
         )
-        rows.append(
-            [
-                *(bits, PEERS[method].title, *_rates(cell, sets)),
-                f"{difference.value:+.2f} [{difference.low:+.2f}, "
-                f"{difference.high:+.2f}]",
-            ]
+    if record.get("utterances", number) != number:
+        raise GridError(
+            f"calibration on {number} utterances, the stored cells on "
+            f"{record['utterances']}; allowed: the same number, or another --output"
         )
-    return markdown(header, rows, left=(1,))
 
 
-def _rates(cell: Dict[str, Any], sets: List[str]) -> List[str]:
-    found = []
-    for name in sets:
-        rate = bootstrap(units(cell, name), samples=1000)
-        found.append(f"{rate.value:.2f}% [{rate.low:.2f}, {rate.high:.2f}]")
-    return found
-
-
-def main(cmd: Optional[List[str]] = None) -> None:
-    """Measure what is not measured yet, and print the table."""
-    args = get_parser().parse_args(cmd)
-    output = (args.output or RESULTS / f"{args.architecture}.json").absolute()
-    work = args.work.absolute()
+def run(args: argparse.Namespace, output: Path) -> None:
+    """Measure the cells that have no result; write the record after each one."""
+    work, record = args.work.absolute(), read(output)
     given = Grid().architectures[args.architecture]
     os.chdir(work / "recipe")
     pair = (
         f"exp/{args.architecture}-start/config.yaml",
         str(work / f"starts/{args.architecture}-trained.pth"),
     )
-    sets = [p for p in (Path("data/test_clean"), Path("data/test_noisy"))]
+    sets = [Path("data/test_clean"), Path("data/test_noisy")]
     found = load_float(pair)
-    record: Dict[str, Any] = {"benchmark": "post_training", "cells": {}}
-    if output.exists():
-        record = json.loads(output.read_text(encoding="utf-8"))
     recordings = read_recordings(
         Path("data/train/wav.scp"), None, rate_of(found.config), args.utterances
     )
     items = make_items(found, recordings)
-    record["utterances"] = len(items.items)
-    if "float" not in record:
-        record["float"] = measure(pair, given.decoding, None, 32, None, sets)
+    measured = measure(pair, given.decoding, None, 32, None, sets)
+    check_same(record, len(items.items), measured)
+    figures = (work / f"starts/{args.architecture}-trained.json").read_text()
+    record = {"float": measured, **record, "utterances": len(items.items)}
+    record["start_figures"] = json.loads(figures)
     for bits in args.bits:
         for name in args.methods:
             key = f"{name}-{bits}"
@@ -181,7 +200,22 @@ def main(cmd: Optional[List[str]] = None) -> None:
             write_json(output, record)
             errors = {s: c["errors"] for s, c in cell["sets"].items()}
             print(key, errors, cell["cpu_seconds"], flush=True)
-    print(table(record))
+
+
+def main(cmd: Optional[List[str]] = None) -> None:
+    """Measure what is not measured yet, and print the tables."""
+    args = get_parser().parse_args(cmd)
+    output = (args.output or RESULTS / f"{args.architecture}.json").absolute()
+    trained = args.trained.absolute()
+    try:
+        if args.work is not None:
+            run(args, output)
+        record = read(output)
+        if not record["cells"]:
+            raise GridError(f"{output} has no results; allowed: --work DIR makes some")
+        print(text(record, args.architecture, trained))
+    except GridError as e:
+        sys.exit(f"post_training: {e}")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ def data_free(found: FloatModel, plan: Plan) -> Iterator[Tuple[str, Quantized]]:
         indices = nearest(w, stored)
         error = relative_error(w, weights(indices, stored))
         _log(f"[{position}/{len(names)}] {name}: {stored.bits} bits, error {error:.4f}")
+        found.forget(name)
         yield name, Quantized(stored, indices, error)
 
 
@@ -271,11 +272,12 @@ def calibrated(
         progress=_log,
     )
     chosen = run.run()
-    original = load_float(found.pair).model
+    original = load_float(found.pair)
     for name in names:
         one = chosen[name]
-        w = original.get_parameter(name)
+        w = original.model.get_parameter(name)
         error = relative_error(w, weights(one.indices, one.stored))
+        original.forget(name)
         yield name, Quantized(
             one.stored, one.indices, error, one.how, one.error, one.nearest_error
         )

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from espnet_gq.nested_tensors import keep_padded
 from espnet_gq.nn.config import GQConfig, GQConfigError, Rule
 from espnet_gq.nn.finite import check_finite, is_weight
 from espnet_gq.nn.kinds import places, quantized_class
@@ -199,6 +200,7 @@ def prepare(
                 f"GQ: {modules[layer][0] or type(layer).__name__}: sparse gradients "
                 "become dense ones"
             )
+    keep_padded(module, QuantizedLayer)
     found = summarize(module, reasons)
     if not plans and not all(r.startswith(RULE) for r in reasons.values() or [""]):
         raise GQConfigError(

@@ -4,6 +4,7 @@ import logging
 from typing import Dict, Optional, Tuple
 
 import torch
+import wrapt
 from torch import nn
 
 from espnet_gq.quantizer.annealing import Annealing
@@ -138,7 +139,6 @@ class Quantizer(Codebook):
                 f"{self.bits} bits)."
             )
 
-    @torch.compiler.disable  # what it does depends on the step
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         """Return the weights to compute with, of the shape and type of w.
 
@@ -200,3 +200,12 @@ class Quantizer(Codebook):
             "settled": share * float(((soft - hard).abs() <= 0.01 * gap).sum()),
             "numel": float(numel),
         }
+
+
+@wrapt.when_imported("torch._dynamo")
+def _exclude_from_compilation(_) -> None:
+    """Keep torch.compile out of quantizers: what they do depends on the step.
+
+    `torch.compiler.disable` would load the compiler into every process.
+    """
+    setattr(Quantizer, "forward", torch.compiler.disable(Quantizer.forward))

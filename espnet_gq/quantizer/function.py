@@ -9,7 +9,7 @@ from typing import Optional, Protocol, Tuple
 import torch
 
 from espnet_gq.native.library import HARD
-from espnet_gq.quantizer import assignment, fused, triton_kernel
+from espnet_gq.quantizer import assignment, fused
 from espnet_gq.quantizer.mulaw import codebook
 
 LOG_SCALES = (-80.0, 88.0)
@@ -30,13 +30,14 @@ class Backend(Protocol):
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
-BACKENDS: Tuple[Backend, ...] = (fused, triton_kernel, assignment)
-"""In the order of preference; the last one takes all weights."""
-
-
 def backend(w: torch.Tensor, c: torch.Tensor) -> Backend:
     """Return what computes with weights w (rows, cols) and centroids c (levels,)."""
-    return next(backend for backend in BACKENDS if backend.usable(w, c))
+    found: Backend = fused
+    if w.is_cuda:
+        from espnet_gq.quantizer import triton_kernel  # loads Triton
+
+        found = triton_kernel
+    return found if found.usable(w, c) else assignment
 
 
 def _work(w: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:

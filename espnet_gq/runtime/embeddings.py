@@ -84,7 +84,7 @@ def _bag(
         return NotImplemented
     used, places = torch.arange(weight.shape[0], device=input.device), input
     recorded = context.is_recorded(input) or context.is_transformed()
-    if not recorded and not input.is_nested and input.numel():
+    if input.numel() and not (recorded or input.is_nested or input.is_meta):
         used, places = torch.unique(input, return_inverse=True)
         places = places.to(input.dtype)
         if padding_idx is not None:

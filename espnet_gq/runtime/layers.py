@@ -149,9 +149,8 @@ def _convolve_transposed(
         weight = weight.dense()
     stride, padding, dilation = layer.stride, layer.padding, layer.dilation
     kernel: Any = layer.kernel_size
-    added = layer._output_padding(
-        *(input, output_size, stride, padding, kernel, len(kernel), dilation)
-    )
+    sizes: Any = (stride, padding, kernel, len(kernel), dilation)
+    added = layer._output_padding(input, output_size, *sizes)
     return function(
         *(input, weight, layer.bias, stride, padding, added, layer.groups, dilation)
     )

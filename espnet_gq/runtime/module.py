@@ -1,12 +1,13 @@
 """Functions on a whole module: build it without weights, pack it, set its mode."""
 
-from typing import ContextManager, Dict, Mapping, Optional, Type
+from typing import Callable, ContextManager, Dict, Mapping, Optional, Type
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from espnet_gq.native.library import MODES
+from espnet_gq.nested_tensors import keep_padded
 from espnet_gq.runtime.embeddings import PackedEmbedding, PackedEmbeddingBag
 from espnet_gq.runtime.layers import (
     PackedBilinear,
@@ -49,6 +50,12 @@ PACKED: Dict[Type[nn.Module], Type[PackedLayer]] = {
 class that extends both; any other class by one that extends `PackedOther`."""
 
 
+def _initializes(func: Callable) -> bool:
+    """Return whether a function fills a tensor with initial values."""
+    in_init = getattr(func, "__module__", None) == nn.init.__name__
+    return in_init or func in (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+
 class _Skeleton(TorchFunctionMode):
     """Puts the parameters of PyTorch's layers on the device "meta"."""
 
@@ -56,6 +63,10 @@ class _Skeleton(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.Tensor.to and args[0].is_meta:
             return args[0]
+        if _initializes(func):
+            tensor = args[0] if args else kwargs.get("tensor")
+            if getattr(tensor, "is_meta", False):
+                return tensor  # random numbers on "meta" would load the compiler
         # PyTorch's layers pass on the device they are given, which is None here.
         if func is torch.empty and kwargs.get("device", "cpu") is None:
             kwargs = {**kwargs, "device": "meta"}
@@ -118,6 +129,7 @@ def install(
         except ValueError as e:
             raise ValueError(f"layer '{name}': {e}") from None
         layer.__class__, layer.__dict__ = cls, new.__dict__
+    keep_padded(module, PackedLayer)
 
 
 def set_mode(module: nn.Module, mode: str) -> int:

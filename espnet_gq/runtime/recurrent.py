@@ -15,7 +15,7 @@ from torch import nn
 
 from espnet_gq.runtime import context
 from espnet_gq.runtime.layers import PackedLayer
-from espnet_gq.runtime.steps import States, Steps, gru, linear, lstm
+from espnet_gq.runtime.steps import ACTIVATIONS, States, Steps, gru, linear, lstm
 from espnet_gq.runtime.tensor_like import handles
 from espnet_gq.runtime.weight import NARROW
 
@@ -25,7 +25,7 @@ class _Types:
 
     float16 and bfloat16 are computed in float32, as by the kernels. Under autocast,
     results have the states' type, and autocast's type with a projection or in a `fused`
-    layer.
+    layer (an LSTM without one) or RNN.
 
     Raises:
         RuntimeError: If operands have several types or devices, in PyTorch's words.
@@ -117,7 +117,7 @@ def _layer(cell: str, x, second, third, *options):
     directions = 2 if bidirectional else 1
     each = len(weights) // (layers * directions)
     projected = each in (3, 5)
-    fused = cell == "LSTM" and sizes is None and not projected
+    fused = cell in ACTIVATIONS or (cell == "LSTM" and sizes is None and not projected)
     types = _Types(x, hx, weights, fused, projected)
     weights = [weights[i : i + each] for i in range(0, len(weights), each)]
     if not context.is_recorded(x):
@@ -192,10 +192,10 @@ def _direction(cell, x, states, weights, has_biases, sizes, reverse) -> States:
     return steps(linear(x, w_ih, b_ih), h, c, b_hh)
 
 
-def _cell(x, states, w_ih, w_hh, b_ih, b_hh):
+def _cell(x, states, w_ih, w_hh, b_ih, b_hh, fused: bool = False):
     """Return the gates of the input and of the hidden state, and the states."""
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-    types = _Types(x, states, weights)
+    types = _Types(x, states, weights, fused)
     if not context.is_recorded(x):
         if x.shape[1] != w_ih.shape[1]:
             raise RuntimeError(
@@ -241,13 +241,13 @@ def _gru_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
 
 @handles(torch.rnn_tanh_cell)
 def _tanh_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
-    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
+    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh, True)
     return types.without((torch.tanh(gates + hidden),))[0]
 
 
 @handles(torch.rnn_relu_cell)
 def _relu_cell(x, hx, w_ih, w_hh, b_ih=None, b_hh=None):
-    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh)
+    gates, hidden, _, types = _cell(x, [hx], w_ih, w_hh, b_ih, b_hh, True)
     return types.without((torch.relu(gates + hidden),))[0]
 
 

@@ -148,8 +148,15 @@ class TensorLike:
         new.__dict__["_buffers"] = self._buffers.copy()
         return convert(new, *args, **kwargs)
 
-    def to(self, *args, **kwargs) -> Self:
-        """Return a weight of another type or on another device."""
+    def to(self, *args, **kwargs) -> Any:
+        """Return a weight of another type or on another device, this one if both are
+        its own; of a type that is not floating-point, the unpacked weight."""
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype is not None and not dtype.is_floating_point:
+            return self.dense().to(*args, **kwargs)
+        same_type = dtype is None or dtype is self.dtype
+        if same_type and (device is None or device == self.device):
+            return self
         return self._converted(nn.Module.to, *args, **kwargs)
 
     def type(self, dst_type=None):

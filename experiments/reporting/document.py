@@ -102,6 +102,12 @@ class Report:
                 "steps per cell."
             )
         where = [_described(records, n)[0] for n in ("Machines", "Versions", "Dates")]
+        others = self.tables.results.from_other_starts()
+        if others:
+            where.append(
+                "From another training of the float model, and therefore compared with "
+                f"no other cell: {', '.join(others)}"
+            )
         return [*lines, f"- {'; '.join(where)}."]
 
     # --- the long tables --------------------------------------------------------------

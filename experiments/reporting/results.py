@@ -74,6 +74,7 @@ def read_result(path: Path) -> Record:
             raise KeyError("benchmark")
         for name in ("cell", "sets", "architecture", "start", "method"):
             record[name]
+        record["start_figures"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise GridError(f"{path} is not a result file of the grid ({e!r})") from None
     return record
@@ -159,18 +160,33 @@ class Results:
         """Return two cells with the seeds that both have; None if there are none.
 
         A cell without a seed (not trained) is paired with every seed of the other.
+        Models that started from different float models are no pair.
         """
         first, second = self.system(baseline), self.system(key)
         if first is None or second is None:
             return None
         seeds = [set(system.seeds) - {None} for system in (first, second)]
         common = seeds[0] & seeds[1] if all(seeds) else None
-        if common is None:
-            return first, second
-        if not common:
-            return None
-        chosen = tuple(sorted(common, key=str))
-        return System(baseline, chosen), System(key, chosen)
+        if common is not None:
+            if not common:
+                return None
+            chosen = tuple(sorted(common, key=str))
+            first, second = System(baseline, chosen), System(key, chosen)
+        starts = [_start(record) for s in (first, second) for record in self.of(s)]
+        return (first, second) if len(set(starts)) == 1 else None
+
+    def from_other_starts(self) -> List[str]:
+        """Return the cells that did not start from the float model with a result."""
+        floats = {
+            (r["architecture"], r["start"]): _start(r)
+            for r in self.records.values()
+            if r["method"] == "float"
+        }
+        return [
+            r["cell"]
+            for r in self.records.values()
+            if floats.get((r["architecture"], r["start"]), _start(r)) != _start(r)
+        ]
 
     def of(self, system: System) -> List[Record]:
         """Return the records of a system."""
@@ -179,6 +195,11 @@ class Results:
     def pooled(self, system: System, test_set: str) -> wer.Units:
         """Return the counts of a system, summed over its seeds."""
         return summed([units(record, test_set) for record in self.of(system)])
+
+
+def _start(record: Record) -> str:
+    """Return what tells float models apart that were trained more than once."""
+    return json.dumps(record["start_figures"], sort_keys=True)
 
 
 def _set_order(name: str) -> Tuple[int, str]:

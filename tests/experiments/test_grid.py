@@ -65,7 +65,7 @@ def test_the_report_lists_wins_ties_and_missing_cells(folder, declared, tmp_path
     by_place = re.findall(r"^- \w+, \w+ weights \((\d+)\): ", text, re.MULTILINE)
     assert sum(map(int, by_place)) == len(missing)
     line = re.search(r"^- conformer, trained weights \(\d+\): .*", text, re.MULTILINE)
-    assert "GQ at 4, 3 and 1 (seeds 1, 2 and 3), at 8 (seed 1);" in line[0]
+    assert "GQ at 4, 3 and 1 (seeds 1, 2 and 3), at 8 and 6 (seed 1);" in line[0]
 
 
 def test_comparisons_with_one_seed_are_counted(folder, tmp_path):

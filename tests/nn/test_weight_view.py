@@ -229,6 +229,20 @@ def test_the_fast_paths_of_transformers(make, bits):
         )
 
 
+@pytest.mark.parametrize("float_layer", [0, 1])
+def test_a_transformer_of_which_one_layer_is_float(float_layer):
+    torch.manual_seed(0)
+    rules = [{"pattern": f"layers.{float_layer}.*", "float": True}]
+    module = espnet_gq.prepare(encoder(2), {"bits": 4, "rules": rules}).eval()
+    hardened = espnet_gq.harden(module)
+    expected = hardened(batch(), src_key_padding_mask=PADDING)
+    with torch.no_grad():
+        found = module(batch(), src_key_padding_mask=PADDING)
+    torch.testing.assert_close(
+        found[~PADDING], expected[~PADDING], atol=1e-5, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_a_tied_projection(bits):
     torch.manual_seed(0)

@@ -47,11 +47,17 @@ class Own(nn.Linear):
         return nn.functional.linear(x, self.weight.to(x.dtype), self.bias)
 
 
-class SelfAttention(nn.MultiheadAttention):
-    """Attention to its input."""
+class Attention(nn.MultiheadAttention):
+    """Attention whose biases are not zero, to its input where only that is given."""
 
-    def forward(self, x):
-        return super().forward(x, x, x)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        nn.init.normal_(self.in_proj_bias)
+        nn.init.normal_(self.out_proj.bias)
+
+    def forward(self, query, key=None, value=None):
+        key = query if key is None else key
+        return super().forward(query, key, key if value is None else value)
 
 
 class Slices(nn.Module):
@@ -59,7 +65,7 @@ class Slices(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(20, 33))
+        self.weight = nn.Parameter(0.2 * torch.randn(20, 33))
 
     def forward(self, x):
         return x @ self.weight
@@ -71,10 +77,6 @@ KINDS: Dict[str, Kind] = {
         lambda: nn.Linear(20, 33, bias=False), lambda: (_states(20, count=1),)
     ),
     "Linear of a class": Kind(lambda: Own(20, 33), lambda: (torch.randn(2, 5, 20),)),
-    "Linear normed": Kind(
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(20, 33)),
-        lambda: (torch.randn(2, 5, 20),),
-    ),
     "Other": Kind(Slices, lambda: (torch.randn(2, 5, 20),)),
     "Bilinear": Kind(
         lambda: nn.Bilinear(20, 7, 33), lambda: (torch.randn(3, 20), torch.randn(3, 7))
@@ -100,10 +102,10 @@ KINDS: Dict[str, Kind] = {
         lambda: (torch.randint(20, (2, 5)),),
     ),
     "MultiheadAttention": Kind(
-        lambda: SelfAttention(20, 4), lambda: (torch.randn(5, 3, 20),)
+        lambda: Attention(20, 4), lambda: (torch.randn(5, 3, 20),)
     ),
     "MultiheadAttention separate": Kind(
-        lambda: nn.MultiheadAttention(20, 4, kdim=9, vdim=8),
+        lambda: Attention(20, 4, kdim=9, vdim=8),
         lambda: (torch.randn(5, 3, 20), torch.randn(7, 3, 9), torch.randn(7, 3, 8)),
     ),
     "Embedding": Kind(

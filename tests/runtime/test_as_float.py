@@ -149,9 +149,10 @@ def test_autocast_gives_the_types_of_float_layers(name, mode, library):
     for change in (lambda t: t, torch.Tensor.bfloat16):
         args = mapped(change, kind.inputs())
         with in_mode(packed, mode), torch.no_grad(), torch.autocast("cpu"):
-            theirs, ours = outcome(lambda: hardened(*args)), packed(*args)
-        if isinstance(theirs, Exception):
-            continue
+            theirs = outcome(lambda: hardened(*args))
+            if isinstance(theirs, Exception):
+                continue
+            ours = packed(*args)
         close(ours, theirs, atol=0.1, rtol=0.05)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         args = kind.inputs()
@@ -387,7 +388,7 @@ def with_gradients(model, args):
 @every_mode
 def test_values_of_the_mode_and_gradients_of_the_exact_product(name, mode, library):
     kind = KINDS[name]
-    if name == "Embedding":
+    if name.startswith("Embedding"):
         pytest.skip("no activations")
     packed, hardened = pair(kind.layer)
     args = kind.inputs()
@@ -403,6 +404,8 @@ def test_values_of_the_mode_and_gradients_of_the_exact_product(name, mode, libra
             plain,
             atol=0.02 if mode == "int8" and name in RECURRENT else size,
         )
+    if "relu" in name and mode == "int8":
+        return  # the gradient of relu jumps at zero
     loose = (1e-4, 1e-3) if mode == "exact" else (0.3, 0.3)
     for a, b in zip(ours, to_x, strict=True):
         torch.testing.assert_close(a, b, atol=loose[0], rtol=loose[1])
@@ -435,7 +438,7 @@ def test_a_gradient_after_inference_mode(name, library):
     with torch.inference_mode():
         packed(*args)
     for _ in range(2):
-        if name == "Embedding":
+        if name.startswith("Embedding"):
             assert not packed(*args).requires_grad
         else:
             assert all(g is not None for g in with_gradients(packed, args)[1])
@@ -449,7 +452,7 @@ def test_a_model_loaded_in_inference_mode(name, library):
     args = kind.inputs()
     with torch.no_grad():
         close(packed(*args), hardened(*args))
-    if name != "Embedding":
+    if not name.startswith("Embedding"):
         for p in packed.parameters():
             p.requires_grad_(False)
         changed = mapped(lambda t: t.clone().requires_grad_(), args)

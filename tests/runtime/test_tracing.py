@@ -5,12 +5,20 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from packed_kinds import KINDS, close, flat, in_mode, mapped, pair
+from packed_kinds import KINDS as PICKLED
+from packed_kinds import Kind, close, flat, in_mode, mapped, pair
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from espnet_gq.runtime import PackedWeight, ops  # noqa: F401  registers the operators
 
+KINDS = {
+    **PICKLED,
+    "Linear normed": Kind(
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(20, 33)),
+        lambda: (torch.randn(2, 5, 20),),
+    ),
+}
 every_mode = pytest.mark.parametrize("mode", ["exact", "int8"])
 RECURRENT = (nn.LSTM, nn.GRU)
 # Inputs of several tensors, unbatched ones and PackedSequences are below.

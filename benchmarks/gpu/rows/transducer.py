@@ -14,7 +14,7 @@ from benchmarks.gpu.rows import (
     holds,
     seconds_of,
 )
-from espnet_gq.espnet.training import transducer_lattice
+from espnet_gq.espnet.training import transducer_kernel
 from espnet_gq.espnet.training.transducer_loss import CHUNK, rnnt_loss
 
 WIDTH = 8
@@ -88,12 +88,12 @@ def _values(settings: Settings) -> Iterator[Result]:
 def _kernel(settings: Settings) -> Iterator[Result]:
     if settings.device == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-        used = transducer_lattice.triton is not None
+        used = transducer_kernel.triton is not None
         yield holds("the lattice's kernel is right", used and _right(device))
 
 
 def _right(device: torch.device) -> bool:
-    return transducer_lattice._right(device)
+    return transducer_kernel.is_right(device)
 
 
 def _cost(sizes, dtype, settings: Settings) -> Iterator[Result]:

@@ -113,7 +113,9 @@ def make_text_items(found: FloatModel, text: Path, number: Optional[int]) -> Ite
     for key in keys:
         if table[key].strip():
             with _named(key):
-                items.append(_collated(found, key, prepare(key, {"text": table[key]})))
+                data = prepare(key, {"text": table[key]})
+                if len(data["text"]):  # no model computes on an empty text
+                    items.append(_collated(found, key, data))
     if not items:
         raise ValueError(
             f"{text} has no text; allowed: lines of an utterance and its text"

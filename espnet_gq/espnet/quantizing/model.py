@@ -4,6 +4,7 @@ import argparse
 import copy
 import glob
 import hashlib
+import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ import espnet_gq.espnet  # noqa: F401 registers the quantized classes
 from espnet_gq.calibration.plan import Plan, Weight
 from espnet_gq.espnet.classes.whole import KEY, masks
 from espnet_gq.espnet.inference.loading import fitting, without_weights
+from espnet_gq.espnet.quantizing.mapped import drop_pages
 from espnet_gq.espnet.sharing.archive import read_yaml
 from espnet_gq.espnet.sharing.pretrained import Model, Source, find_model, located
 from espnet_gq.espnet.tasks import TASKS, Task
 from espnet_gq.nn import GQConfig, prepare
-from espnet_gq.nn.prepare import quantized_layers
-from espnet_gq.nn.recurrent import GATES
+from espnet_gq.nn.prepare import weights_of
 from espnet_gq.nn.summary import summarize
 from espnet_gq.packing import is_packed, load_state_dict, quantized_names
 
@@ -54,6 +55,11 @@ class FloatModel:
     def checkpoint(self) -> Path:
         """The file of its weights."""
         return self.source.checkpoint
+
+    def forget(self, name: str) -> None:
+        """Let the system forget a weight's pages; for a weight that did not change."""
+        if zipfile.is_zipfile(self.checkpoint):  # else it was not mapped
+            drop_pages(self.model.get_parameter(name).detach())
 
     @property
     def pair(self) -> Tuple[Path, Path]:
@@ -189,16 +195,10 @@ def gq_conf(targets: Sequence[Weight], plan: Plan) -> Dict[str, Any]:
 # ---- What of it can be quantized ----------------------------------------------------
 def _targets(everything: nn.Module) -> List[Weight]:
     """Return the tensors of a model that has every part quantized, each once."""
-    found, seen = [], set()
-    for layer_name, layer in quantized_layers(everything):
-        stacked = next((n for cls, n in GATES.items() if isinstance(layer, cls)), 1)
-        for attribute, parameter, quantizer in layer.quantized():
-            if id(quantizer) in seen:
-                continue
-            seen.add(id(quantizer))
-            gates = 1 if attribute.startswith("weight_hr") else stacked
-            found.append(Weight(layer_name, attribute, tuple(parameter.shape), gates))
-    return found
+    return [
+        Weight(found.layer, found.attribute, tuple(found.parameter.shape), found.gates)
+        for found in weights_of(everything)
+    ]
 
 
 def shared_names(model: nn.Module) -> Dict[str, List[str]]:

@@ -16,7 +16,8 @@ triton = pytest.importorskip("triton", reason="this PyTorch build has no Triton"
 
 def compare(device):
     """Compare kernel and PyTorch; also run by the interpreter test."""
-    from espnet_gq.espnet.training.transducer_lattice import walk_kernel, walk_plain
+    from espnet_gq.espnet.training.transducer_kernel import walk
+    from espnet_gq.espnet.training.transducer_lattice import walk_plain
 
     torch.manual_seed(0)
     for steps, batch, width in ((1, 1, 1), (1, 2, 5), (9, 1, 1), (40, 3, 33)):
@@ -28,7 +29,7 @@ def compare(device):
         begin = torch.full_like(arcs[0, 0], -torch.inf)
         begin[:, width // 2] = 0
         for reverse in (False, True):
-            found = walk_kernel(*arcs, begin, reverse)
+            found = walk(*arcs, begin, reverse)
             expected = walk_plain(*arcs, begin, reverse)
             torch.testing.assert_close(
                 found, expected, rtol=1e-12, atol=1e-12, equal_nan=True
@@ -37,10 +38,10 @@ def compare(device):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_cuda():
-    from espnet_gq.espnet.training import transducer_lattice
+    from espnet_gq.espnet.training import transducer_kernel
 
     compare("cuda")
-    assert transducer_lattice._right(torch.device("cuda"))
+    assert transducer_kernel.is_right(torch.device("cuda"))
 
 
 def test_in_the_interpreter():
@@ -62,7 +63,7 @@ def test_in_the_interpreter():
 )
 @pytest.mark.parametrize("capability", compile_kernels.CAPABILITIES)
 def test_compiles(capability, monkeypatch, tmp_path):
-    from espnet_gq.espnet.training.transducer_lattice import _walk_kernel
+    from espnet_gq.espnet.training.transducer_kernel import _walk_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for reverse in (False, True):
