@@ -20,6 +20,11 @@ from espnet_gq.quantizer import Quantizer
 SUFFIX = "_quantizer"
 """The quantizer of the parameter NAME is the layer's child NAME_quantizer."""
 
+TRACED = (
+    "a module prepared for training cannot be traced or exported; allowed: the float "
+    "module that espnet_gq.harden returns, or a packed one"
+)
+
 _held: contextvars.ContextVar[Optional[Dict[int, Dict[int, torch.Tensor]]]] = (
     contextvars.ContextVar("held", default=None)
 )
@@ -118,10 +123,7 @@ class QuantizedLayer(nn.Module):
             return getattr(self, name) if weight is None else weight
         weight = self.latent_weight(name)
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
-            raise RuntimeError(
-                "a module prepared for training cannot be traced or exported; allowed: "
-                "the float module that espnet_gq.harden returns, or a packed one"
-            )
+            raise RuntimeError(TRACED)
         held = _held.get()
         if held is None or id(self) not in held:
             return quantizer(weight)
@@ -132,6 +134,8 @@ class QuantizedLayer(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         if name + SUFFIX in self.__dict__.get("_modules", ()):
+            if torch.compiler.is_exporting():  # the view would fail in its own words
+                raise RuntimeError(TRACED)
             return WeightView.of(self, name, self.latent_weight(name))
         return super().__getattr__(name)
 

@@ -391,3 +391,19 @@ def test_other_uses_of_a_weight_count(kind):
     module = espnet_gq.prepare(Twice(KINDS[kind][0]()), {"bits": 2}).eval()
     x = inputs_of(kind)
     assert equal(module(*x), espnet_gq.harden(module)(*x))
+
+
+TRACED = ["Linear of Whisper", "Conv1D of GPT-2", "MultiheadAttention", "RNN"]
+TRACED += ["ConvTranspose1d", "EmbeddingBag", "Linear, weight_norm"]
+
+
+@pytest.mark.parametrize("kind", TRACED)
+@pytest.mark.filterwarnings("ignore")
+def test_tracing_asks_for_the_hardened_module(kind):
+    module, x = trained(kind).eval(), inputs_of(kind)
+    for trace in (
+        lambda: torch.jit.trace(module, x, check_trace=False),
+        lambda: torch.export.export(module, x, strict=False),
+    ):
+        with torch.no_grad(), pytest.raises(RuntimeError, match="espnet_gq.harden"):
+            trace()
