@@ -36,7 +36,7 @@ $(STAMP): $(SOURCES)
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
 	@# 25.1 introduced --group; 26.3 rejects the metadata of ci_sdr (ESPnet 202511).
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1,<26.3'
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test,families]'
 	touch "$(STAMP)"
 
 demo: venv

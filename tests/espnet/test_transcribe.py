@@ -9,9 +9,9 @@ import espnet_gq.espnet  # noqa: F401 registers
 from espnet_gq._compat import espnet_version
 from espnet_gq.runtime.weight import PackedWeight
 from tests.espnet.families import building, local
-from tests.espnet.families.bases import BASES, E_BRANCHFORMER
+from tests.espnet.families.bases import BASES
 from tests.espnet.families.confs import ENCODERS
-from tests.espnet.families.registry import Family
+from tests.espnet.families.family import Family
 from tests.espnet.tiny_task import ROOT, recordings
 
 pytestmark = pytest.mark.skipif(
@@ -27,12 +27,11 @@ def connect(*_):
 
 socket.socket.connect = connect
 """
-ENCODER = {"e_branchformer": {**E_BRANCHFORMER, "input_layer": "conv2d"}}
 
 
 def family(task):
     base = BASES[task]
-    conf = {**ENCODERS, **ENCODER}[base["encoder"]]
+    conf = {**ENCODERS[base["encoder"]], "input_layer": "conv2d"}
     window = {"speech_length": SECONDS} if task == "s2t_ctc" else {}
     return Family(
         task,

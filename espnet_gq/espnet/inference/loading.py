@@ -188,7 +188,7 @@ def build_model_from_file(original: Callable) -> Callable:
     return build_model_from_file
 
 
-def _copied(decoder: Optional[torch.nn.Module]) -> None:
+def _copied(decoder: Any) -> None:
     """Let ESPnet copy a decoder of Hugging Face Transformers.
 
     ESPnet may decode with a new model of that library into which it loads the decoder's

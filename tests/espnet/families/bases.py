@@ -69,7 +69,7 @@ BASES: Dict[str, Dict[str, Any]] = {
         "src_token_type": "word",
         "src_token_list": TOKENS,
         "extra_asr_decoder": "transformer",
-        "model_conf": {"asr_weight": 0.3, "mtlalpha": 0.3},
+        "model_conf": {"asr_weight": 0.3, "mtlalpha": 0.3, "report_bleu": False},
     },
     "slu": SPEECH,
     "s2t": {

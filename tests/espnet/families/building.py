@@ -13,8 +13,8 @@ from espnet_gq.espnet.tasks import TASKS
 from espnet_gq.nn.summary import summarize
 from tests.espnet.families.bases import TRANSLATION
 from tests.espnet.families.decoding import speech
+from tests.espnet.families.family import Family
 from tests.espnet.families.local import placed
-from tests.espnet.families.registry import Family
 
 BITS = 4
 WHOLE = {"bits": BITS, "granularity": "channel"}

@@ -48,7 +48,7 @@ ENCODERS: Dict[str, Dict[str, Any]] = {
     "e_branchformer_ctc": {
         **E_BRANCHFORMER,
         "num_blocks": 2,
-        "input_layer": "conv2d",
+        "input_layer": "conv2d8",
         "interctc_layer_idx": [1],
         "interctc_use_conditioning": True,
     },

@@ -6,8 +6,11 @@ python -m tests.espnet.families.page
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
+from espnet_gq.espnet.holds import RELEASES
 from espnet_gq.espnet.tasks import TASKS
-from tests.espnet.families.registry import CANNOT, FAMILIES, INSIDE, PACKAGES, choices
+from tests.espnet.families.cannot import CANNOT
+from tests.espnet.families.family import INSIDE
+from tests.espnet.families.registry import FAMILIES, PACKAGES, choices
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "families.md"
 HEAD = """\
@@ -18,17 +21,17 @@ This page is written by `python -m tests.espnet.families.page` from the models t
 
 Covered means: ESPnet builds a tiny model with the class, and that model is
 
-- quantized to 4 bits without data by `espnet-gq quantize`, decodes packed through
-  ESPnet's inference class, and gives the result that plain ESPnet, without the plugin,
-  gives with the `float.zip` inside;
-- quantized as a whole by `model_conf: {gq_conf: ...}`, at least 95% of its parameters in
-  matrices, trained for one step of ESPnet's loss, packed, and decoded with the result of
-  the hardened float model.
+- quantized to 4 bits without data by `espnet-gq quantize`; packed, it decodes through
+  ESPnet's inference class with the result that plain ESPnet, without the plugin, gets
+  from the `float.zip` inside;
+- quantized as a whole by `model_conf: {gq_conf: ...}`, at least 95% of its parameters
+  in matrices, trained for one step of ESPnet's loss, and packed; it decodes with the
+  result of the hardened float model.
 
-Nothing of the plugin is specific to these classes: others are quantized, too, as far as
-their weights are in layers that [the configuration](configuration.md) knows.
-The list is that of ESPnet 202611. Classes that load pretrained models are tested with
-tiny ones of the same architecture, with random weights. ESPnet's Whisper encoder needs a
+Nothing of the plugin is specific to these classes: others are quantized, too, as far
+as their weights are in layers that [the configuration](configuration.md) knows. The
+list is that of ESPnet 202611. Classes that load pretrained models are tested with tiny
+ones of the same architecture, with random weights. ESPnet's Whisper encoder needs a
 constant that current releases of openai-whisper lack; the tests define it.
 """
 
@@ -41,6 +44,8 @@ def _status(task: str, part: str, name: str) -> str:
     if family.needs:
         packages = ", ".join(PACKAGES.get(n, n) for n in family.needs)
         notes.append(f"when {packages} is installed")
+    if family.since > RELEASES[0]:
+        notes.append(f"with ESPnet {family.since} and later")
     if family.untrained:
         notes.append(f"without the training step: {family.untrained}")
     if family.why:
