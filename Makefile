@@ -18,12 +18,13 @@ export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 GPU_ARGS ?= --json gpu_check.json
 
-.PHONY: help venv demo test gpu-check lint clean
+.PHONY: help venv demo test families gpu-check lint clean
 
 help:
 	@echo "make venv   install into $(VENV) with $(PYTHON)"
 	@echo "make demo   float Conformer -> 5-bit GQ -> packed -> one table (DATA=folder)"
 	@echo "make test   run the tests"
+	@echo "make families  test all of ESPnet's families, with the packages that some need"
 	@echo "make gpu-check  run the checks that need a GPU, in 8 minutes (WHEELS=folder)"
 	@echo "make lint   black, isort, flake8, mypy, shellcheck"
 
@@ -36,7 +37,7 @@ $(STAMP): $(SOURCES)
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
 	@# 25.1 introduced --group; 26.3 rejects the metadata of ci_sdr (ESPnet 202511).
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1,<26.3'
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test,families]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
 	touch "$(STAMP)"
 
 demo: venv
@@ -44,6 +45,10 @@ demo: venv
 
 test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+families: venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[families]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/espnet/families
 
 gpu-check: venv
 	$(BIN)/python -m benchmarks.gpu.check $(GPU_ARGS)
