@@ -264,10 +264,11 @@ class PackedRNNBase(PackedLayer):
 
     @property
     def _flat_weights(self) -> List[Any]:
-        own = {**self._parameters, **self._modules}
-        # A hook or a parametrization computes the others.
-        names = self._flat_weights_names
-        return [own[n] if n in own else getattr(self, n, None) for n in names]
+        packed, own = self._modules, self._parameters
+        return [
+            packed[n] if n in packed else own[n] if n in own else getattr(self, n, None)
+            for n in self._flat_weights_names  # a hook may compute the last kind
+        ]
 
     @_flat_weights.setter
     def _flat_weights(self, value) -> None:
