@@ -87,13 +87,19 @@ RECOGNISERS: List[Family] = [
     Family("asr", {"frontend": "whisper"}, needs=("whisper",), rate=16000),
     Family(
         "asr",
-        {"frontend": "huggingface", "decoder": "hugging_face_transformers"},
+        {"frontend": "huggingface"},
+        needs=("transformers",),
+        since="202611",
+        rate=16000,
+    ),
+    Family(
+        "asr",
+        {"decoder": "hugging_face_transformers"},
         needs=("transformers",),
         search={
             "hugging_face_decoder": True,
             "hugging_face_decoder_conf": {"num_beams": 2, "max_new_tokens": 6},
         },
-        rate=16000,
     ),
     Family(
         "asr",
@@ -145,8 +151,16 @@ RECOGNISERS: List[Family] = [
     Family("s2t_ctc", {"frontend": "fused"}, since="202611"),
     Family("s2t_ctc", {"promptencoder": "branchformer"}),
     Family("s2t_ctc", {"promptencoder": "e_branchformer"}),
-    Family("s2t_ctc", {"frontend": "whisper"}, needs=("whisper",), rate=16000),
-    Family("s2t_ctc", {"frontend": "s3prl"}, needs=("s3prl",), rate=16000),
+    *(
+        Family(
+            "s2t_ctc",
+            {"frontend": name},
+            needs=(name,),
+            since="202611",
+            rate=16000,
+        )
+        for name in ("whisper", "s3prl")
+    ),
     # ---- s2t ----
     Family(
         "s2t",
