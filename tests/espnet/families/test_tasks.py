@@ -108,6 +108,8 @@ def decode(folder: Path, task: str, checkpoint: Path, output: Path, files) -> No
         "num_workers": 0,
         **OPTIONS[task],
     }
+    if "maxlenratio" in options:  # ESPnet 202511 fails on more tokens than frames
+        options["maxlenratio"] = -2.0
     command = [word for k, v in options.items() for word in (f"--{k}", str(v))]
     program = PROGRAMS.get(task, known.inference.split(":")[0])
     importlib.import_module(program).main(command)
