@@ -35,6 +35,7 @@ from espnet_gq.packing import (
 )
 from espnet_gq.quantizer.baselines.dkm import DKMQuantizer
 from espnet_gq.quantizer.baselines.lloyd_max import LloydMaxQuantizer
+from espnet_gq.quantizer.baselines.lsq import LSQuantizer
 from espnet_gq.runtime import PackedWeight, reference, set_mode, skeleton
 from tests.robustness.random_modules import (
     DTYPES,
@@ -517,14 +518,15 @@ def prepared_casts(t: Trial) -> None:
 def prepared_training(t: Trial) -> None:
     """Training uses float weights during a warm-up, and hard weights otherwise."""
     other = t.prepare(t.spec.build())
-    quantizers = [q for _, _, q in quantized_weights(other)]
     step = t.spec.conf["annealing"]["warmup_steps"]
     if step:
         want = t.spec.build().train()
     elif not t.limits and all(
         getattr(q, "mode", HARD) == HARD
         and not isinstance(q, (DKMQuantizer, LloydMaxQuantizer))
-        for q in quantizers
+        # The fitted scale of a single weight puts it half way between two levels.
+        and not (isinstance(q, LSQuantizer) and q.log_scale.numel() == w.numel())
+        for _, w, q in quantized_weights(other)
     ):
         for _, weight, quantizer in quantized_weights(other):
             quantizer.fit(weight)
