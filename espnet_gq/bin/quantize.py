@@ -306,7 +306,9 @@ def write(
         print(f"wrote {args.checkpoint} and {config}")
     write_zip(found, plan, result.packed, args.output, results)
     print(f"{text}\n\n{notes}")
-    if recordings is not None and recordings.text and found.task.name != "st":
+    if recordings is not None and found.task.name == "st":
+        _log("no word error rates: the task st translates")
+    elif recordings is not None and recordings.text:
         options = {}
         if args.inference_config is not None:
             options = read_options(args.inference_config)

@@ -29,14 +29,14 @@ def taken_out(task: Any, args: Any) -> Iterator[Optional[Mapping[str, Any]]]:
     """Take `gq_conf` out of the model's options within the block, and yield it.
 
     A model class that reads `gq_conf` itself keeps it; None is yielded then, and where
-    there is none.
+    there is none or it is null.
 
     Args:
         task: ESPnet's task.
         args: Its options.
     """
     conf = getattr(args, WHERE, None)
-    if not isinstance(conf, Mapping) or conf.get(KEY) is None or _reads(task, args):
+    if not isinstance(conf, Mapping) or KEY not in conf or _reads(task, args):
         yield None
         return
     setattr(args, WHERE, {key: v for key, v in conf.items() if key != KEY})

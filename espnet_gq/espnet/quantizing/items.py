@@ -71,7 +71,7 @@ def make_items(found: FloatModel, recordings: Recordings) -> Items:
     recognise: Optional[Callable[[np.ndarray], Tuple[List[int], str]]] = None
     if not recordings.text:
         recognise = _recogniser(found)
-    items, samples = [], 0
+    items, samples, unlabelled = [], 0, 0
     for utterance, audio in recordings.audio.items():
         given: Dict[str, Any] = {"speech": audio}
         if recognise is None:
@@ -83,6 +83,7 @@ def make_items(found: FloatModel, recordings: Recordings) -> Items:
                 data |= _recognised(found, ids)
             data = _completed(found, data)
             if not len(data["text"]):  # no model computes on an empty transcript
+                unlabelled += 1
                 continue
             items.append(_collated(found, utterance, data))
             samples += len(audio)
@@ -91,6 +92,10 @@ def make_items(found: FloatModel, recordings: Recordings) -> Items:
             "no utterance has labels; allowed: recordings of speech that the model "
             "recognises, or their transcripts"
         )
+    if any("src_text" in item for item in items):
+        labels += "; source texts: the model's own best CTC paths"
+    if unlabelled:
+        labels += f"; without labels and left out: {unlabelled} utterances"
     return Items(items, labels, samples / rate_of(found.config))
 
 

@@ -11,7 +11,8 @@ def drop_pages(tensor: torch.Tensor) -> None:
     """Let the system forget the pages of a tensor of a mapped file.
 
     They count as the process's memory once they were read; afterwards they do not,
-    until they are read again. What was written to the tensor is lost.
+    until they are read again. What was written to the tensor is lost. Does nothing
+    where the system is not Linux.
 
     Args:
         tensor: Contiguous, its memory mapped from a file.

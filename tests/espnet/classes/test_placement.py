@@ -123,6 +123,16 @@ def test_too_deep(task, asr_task, changes, words):
     assert words in refused(task, asr_task, **changes)
 
 
+@pytest.mark.parametrize("asr_task", ["asr", "asr_transducer"])
+def test_a_model_conf_with_null_stays_float(task, asr_task):
+    changes = dict(SECOND_TASK) if asr_task == "asr_transducer" else {"model": "espnet"}
+    conf = {**changes.pop("model_conf", {}), "gq_conf": None}
+    config = task.config("null.yaml", **changes, model_conf=conf)
+    model, args = build(task, config, asr_task)
+    assert not isinstance(model, QuantizedByConf)
+    assert "gq_conf" in args.model_conf
+
+
 # ---- Near misses --------------------------------------------------------------------
 @pytest.mark.parametrize("key", ["gq", "GQ_conf", "gqconf", "gq-conf", "gq_config"])
 @pytest.mark.parametrize("part", ["encoder", "decoder", "model"])
