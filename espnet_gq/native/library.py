@@ -52,6 +52,7 @@ def _declare(library: ctypes.CDLL) -> None:
         gq_isa_name=[i],
         gq_set_team=[p],
         gq_read=[p, n, i, i],
+        gq_mulaw=[p, n, p, p, p, i, p, p, p, p],
         gq_forward=[q, p, n, n, p, i, f, i, i],
         gq_backward=[q, p, p, p, n, n, p, p, p, i, f, i, i],
         gq_planes_size=[n, n, i],

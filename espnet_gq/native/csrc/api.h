@@ -39,6 +39,17 @@ typedef struct {
     int bits, per_row;
 } gq_codebook;
 
+/* What trained parameters stand for, with u[j] equidistant from -1 to 1 and mu, scale in
+ * double:
+ *
+ *     scale = exp(log_scale),   c[j] = sgn(u[j]) ((1 + mu)^|u[j]| - 1) / mu
+ *
+ * log_scale, scale, inv_scale: (scales); log_mu: (1); c, dc: (2^bits), dc = d c / d ln mu.
+ * ln scale and ln mu are limited to `scale_range` and `mu_range`: least and most. */
+int gq_mulaw(const float *log_scale, int64_t scales, const double *scale_range,
+             const float *log_mu, const double *mu_range, int bits, float *scale,
+             float *inv_scale, float *c, float *dc);
+
 /* out[r, i] = scale[r] * sum_j p_j c[j] of w[r, i] in mode GQ_SOFT, scale[r] * c[nearest]
  * in mode GQ_HARD. w, out: (rows, cols). */
 int gq_forward(const gq_codebook *q, const float *w, int64_t rows, int64_t cols,

@@ -171,7 +171,7 @@ struct loops {
      * probabilities of the centroids k-1, k, k+1, k+2 are as q2, z, z^2, q2 z^3. */
     struct place_t {
         vi k;
-        vf low, d, rate, z; /* lower centroid, x above it */
+        vf low, gap, d, rate, z; /* lower centroid, gap to the next, x above it */
     };
 
     template <int LOG2>
@@ -181,7 +181,9 @@ struct loops {
         r.k = cell<LOG2>(f, x);
         r.low = at<LOG2>(t.low, r.k);
         r.d = x - r.low;
-        r.rate = at<LOG2>(t.rate, r.k);
+        r.gap = at<LOG2>(t.gap, r.k);
+        /* A look-up in a large table takes longer than a division. */
+        r.rate = LOG2 > 5 ? 2.0f * f.half / r.gap : at<LOG2>(t.rate, r.k);
         vf e = least(fused(r.d, r.rate, -f.half), f.most);
         r.z = power_of_two(greatest(e, f.lowest));
         return r;
@@ -210,12 +212,12 @@ struct loops {
             for (int64_t i = 0; i < b.n; i += LANES) {
                 folded_t x = folded(f, load(b.w + i));
                 place_t r = place<LOG2>(f, x.size);
-                vf gap = at<LOG2>(t.gap, r.k), m;
+                vf m;
                 if (QUICK) {
-                    m = gap * r.z / (1.0f + r.z);
+                    m = r.gap * r.z / (1.0f + r.z);
                 } else {
                     window_t q = window(f, x.size, r.z);
-                    m = fused(q.p1, gap, at<LOG2>(t.below, r.k));
+                    m = fused(q.p1, r.gap, at<LOG2>(t.below, r.k));
                     m = q.norm * fused(q.zzz, at<LOG2>(t.above, r.k), m);
                 }
                 vf value = flipped((r.low + m) * f.s, x.sign);
@@ -248,7 +250,7 @@ struct loops {
                 vf g = load(b.grad + i), signed_g = flipped(g, x.sign);
                 place_t r = place<LOG2>(f, x.size);
                 window_t q = window(f, x.size, r.z);
-                vf gap = at<LOG2>(t.gap, r.k), below = at<LOG2>(t.below, r.k);
+                vf gap = r.gap, below = at<LOG2>(t.below, r.k);
                 vf above = at<LOG2>(t.above, r.k) * q.zzz;
                 /* From differences to c_k: no cancellation for small gaps. */
                 vf m = q.norm * fused(q.p1, gap, below + above);
