@@ -75,8 +75,8 @@ def parameters(
 ) -> Optional[Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Return s, 1 / s, c and d c / d ln mu in one call; None where it cannot be made.
 
-    The values of `function.scale_pair` and `mulaw.codebook`, to 1 unit in the last place
-    of float64 before they are rounded to float32.
+    The values of `function.scale_pair` and `mulaw.codebook`, but for the last bit of
+    float64, before they are rounded to float32.
     """
     n, levels = log_scale.numel(), 2**bits
     if not (

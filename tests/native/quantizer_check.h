@@ -149,6 +149,39 @@ void check_quantizer(int bits) {
                 check_pass(q, mode, alphas[below(5)], isa, threads);
 }
 
+/* gq_mulaw against the curve's equation. */
+void check_mulaw(int bits) {
+    const double ranges[] = {-80.0, 88.0, -7.0, 9.0};
+    const int64_t levels = (int64_t)1 << bits;
+    buffer<float> log_scale(3), scale(3), inverse(3), log_mu(1), c(levels), dc(levels);
+    log_mu[0] = 12.0f * uniform();
+    for (int64_t i = 0; i < 3; ++i) log_scale[i] = 120.0f * uniform();
+    if (gq_mulaw(log_scale.data, 3, ranges, log_mu.data, ranges + 2, bits, scale.data,
+                 inverse.data, c.data, dc.data))
+        fail("gq_mulaw refused %d bits", bits);
+    for (int64_t i = 0; i < 3; ++i) {
+        const double s = exp(fmin(fmax((double)log_scale[i], -80.0), 88.0));
+        if (!(fabs(scale[i] / s - 1.0) < 1e-6 && fabs(inverse[i] * s - 1.0) < 1e-6))
+            fail("gq_mulaw: scale %g and %g, not %g", scale[i], inverse[i], s);
+    }
+    const double log = fmin(fmax((double)log_mu[0], -7.0), 9.0);
+    auto curve = [&](int64_t j, double ln_mu) {
+        const double u = 2.0 * (double)j / (double)(levels - 1) - 1.0, mu = exp(ln_mu);
+        return copysign(expm1(fabs(u) * log1p(mu)) / mu, u);
+    };
+    for (int64_t j = 0; j < levels; ++j) {
+        const double slope = (curve(j, log + 1e-4) - curve(j, log - 1e-4)) / 2e-4;
+        if (!(fabs(c[j] - curve(j, log)) < 1e-7 && fabs(dc[j] - slope) < 1e-6))
+            fail("gq_mulaw, %d bits, ln mu %g: centroid %ld is %g, derivative %g", bits,
+                 log, (long)j, c[j], dc[j]);
+    }
+    for (int wrong : {0, 9})
+        REFUSED(gq_mulaw(log_scale.data, 3, ranges, log_mu.data, ranges + 2, wrong,
+                         scale.data, inverse.data, c.data, dc.data));
+    REFUSED(gq_mulaw(nullptr, 3, ranges, log_mu.data, ranges + 2, bits, scale.data,
+                     inverse.data, c.data, dc.data));
+}
+
 void check_refused_passes() {
     const quantized q(3, 5, 4, true);
     const gq_codebook good = q.handle();

@@ -114,6 +114,25 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
                   float *h, float *c, float *out, int64_t ld, int mode, int threads,
                   int isa);
 
+/* One direction of one recurrent layer: matrices without biases, and the biases. */
+typedef struct {
+    const gq_weight *ih;        /* (gates * units, inputs) */
+    const gq_weight *hh;        /* (gates * units, outputs) */
+    const gq_weight *hr;        /* (outputs, units), or NULL in all directions */
+    const float *b_ih, *b_hh;   /* (gates * units), or NULL both */
+} gq_direction;
+
+/* Layers of recurrences, each applied to the result of the one before; the values are
+ * those of gq_linear and gq_recurrence in turn.
+ *
+ * directions: (layers, each), where each is 2 with the backward direction, else 1; the
+ * layers after the first have each * outputs inputs. x: (sum of active, inputs). h:
+ * (layers, each, active[0], outputs) and c: (layers, each, active[0], units; LSTM only):
+ * initial states, final ones on return. out: (sum of active, each * outputs). */
+int gq_stack(int cell, const gq_direction *directions, int64_t layers, int64_t each,
+             int64_t units, const float *x, const int64_t *active, int64_t steps,
+             float *h, float *c, float *out, int mode, int threads, int isa);
+
 #ifdef __cplusplus
 }
 #endif
