@@ -44,6 +44,12 @@ class Weight(ctypes.Structure):
     ]
 
 
+class Direction(ctypes.Structure):
+    """The C interface's gq_direction."""
+
+    _fields_ = [(name, _pointer) for name in ("ih", "hh", "hr", "b_ih", "b_hh")]
+
+
 def _declare(library: ctypes.CDLL) -> None:
     p, n, i, f = _pointer, _size, _number, ctypes.c_float
     q, w = ctypes.POINTER(Codebook), ctypes.POINTER(Weight)
@@ -52,6 +58,7 @@ def _declare(library: ctypes.CDLL) -> None:
         gq_isa_name=[i],
         gq_set_team=[p],
         gq_read=[p, n, i, i],
+        gq_mulaw=[p, n, p, p, p, i, p, p, p, p],
         gq_forward=[q, p, n, n, p, i, f, i, i],
         gq_backward=[q, p, p, p, n, n, p, p, p, i, f, i, i],
         gq_planes_size=[n, n, i],
@@ -60,6 +67,7 @@ def _declare(library: ctypes.CDLL) -> None:
         gq_values=[w, n, n, p, i, i],
         gq_rows=[w, p, n, p],
         gq_recurrence=[i, w, w, n, p, p, n, i, p, p, p, n, i, i, i],
+        gq_stack=[i, p, n, n, n, p, p, n, p, p, p, i, i, i],
     )
     for name, arguments in functions.items():
         getattr(library, name).argtypes = arguments

@@ -10,10 +10,7 @@ import torch
 
 from espnet_gq.native.library import HARD
 from espnet_gq.quantizer import assignment, fused
-from espnet_gq.quantizer.mulaw import codebook
-
-LOG_SCALES = (-80.0, 88.0)
-"""Least and most ln s: s and 1 / s are ordinary float32 numbers."""
+from espnet_gq.quantizer.mulaw import LOG_SCALES, codebook
 
 
 class Backend(Protocol):
@@ -89,14 +86,22 @@ def hard_indices(
     return index.to(torch.uint8).view(w.shape)
 
 
+def _parameters(log_scale, log_mu, bits: int, work: torch.Tensor):
+    """Return s, 1 / s, c and d c / d ln mu for weights `work`."""
+    if work.is_cpu and work.dtype == torch.float32:
+        found = fused.parameters(log_scale, log_mu, bits)
+        if found is not None:
+            return found
+    return (*scale_pair(log_scale, work.dtype), *codebook(log_mu, bits, work.dtype))
+
+
 class FakeQuantize(torch.autograd.Function):
     """w, ln s, ln mu -> quantized weights. See `fake_quantize`."""
 
     @staticmethod
     def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors, slope_alpha):
         work = _work(w, log_scale)
-        c, dc = codebook(log_mu, bits, work.dtype)
-        scale, inverse = scale_pair(log_scale, work.dtype)
+        scale, inverse, c, dc = _parameters(log_scale, log_mu, bits, work)
         out = backend(work, c).forward(work, scale, inverse, c, mode, alpha)
         ctx.save_for_backward(w, scale, inverse, c, dc)
         backward = (mode, alpha) if slope_alpha is None else (HARD, slope_alpha)

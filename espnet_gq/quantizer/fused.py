@@ -3,13 +3,19 @@
 It gives the results of `assignment`, whose docstrings explain them.
 """
 
-from typing import Tuple
+import ctypes
+from typing import Optional, Tuple
 
 import torch
 
 from espnet_gq.native import address, available, library
 from espnet_gq.native.library import Codebook, check
+from espnet_gq.quantizer.mulaw import LOG_SCALES, MAX_LOG_MU, MIN_LOG_MU
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Tensors that have memory of their own."""
+_SCALE_RANGE = (ctypes.c_double * 2)(*LOG_SCALES)
+_MU_RANGE = (ctypes.c_double * 2)(MIN_LOG_MU, MAX_LOG_MU)
 LEVELS = (2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -18,7 +24,7 @@ def usable(w: torch.Tensor, c: torch.Tensor) -> bool:
     return (
         w.device.type == "cpu"
         and w.dtype == torch.float32
-        and type(w) in (torch.Tensor, torch.nn.Parameter)  # has memory of its own
+        and type(w) in PLAIN
         and not torch._C._functorch.is_functorch_wrapped_tensor(w)
         and c.numel() in LEVELS
         and available()
@@ -62,6 +68,37 @@ def _built():
     if found is None:
         raise RuntimeError("the native library was not built")
     return found
+
+
+def parameters(
+    log_scale: torch.Tensor, log_mu: torch.Tensor, bits: int
+) -> Optional[Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return s, 1 / s, c and d c / d ln mu in one call; None where it cannot be made.
+
+    The values of `function.scale_pair` and `mulaw.codebook`, but for the last bit of
+    float64, before they are rounded to float32.
+    """
+    n, levels = log_scale.numel(), 2**bits
+    if not (
+        log_scale.is_cpu
+        and log_mu.is_cpu
+        and log_scale.dtype == log_mu.dtype == torch.float32
+        and log_scale.is_contiguous()
+        and type(log_scale) in PLAIN
+        and available()
+    ):
+        return None
+    found = torch.empty(2 * (n + levels), dtype=torch.float32)
+    at = _address(found, found.numel(), "the result")
+    check(
+        _built().gq_mulaw(
+            *(_address(log_scale, n, "ln s"), n, _SCALE_RANGE),
+            *(_address(log_mu, 1, "ln mu"), _MU_RANGE, bits),
+            *(at, at + 4 * n, at + 8 * n, at + 8 * n + 4 * levels),
+        )
+    )
+    scale, inverse, c, dc = found.split((n, n, levels, levels))
+    return scale.view(n, 1), inverse.view(n, 1), c, dc
 
 
 def forward(

@@ -15,6 +15,8 @@ from typing import Tuple
 
 import torch
 
+LOG_SCALES = (-80.0, 88.0)
+"""Least and most ln s: s and 1 / s are ordinary float32 numbers."""
 MIN_LOG_MU = -7.0
 """Below mu = e^-7 the codebook is uniform to within 0.03% of a gap."""
 MAX_LOG_MU = 9.0

@@ -3,8 +3,9 @@
 The layers are PyTorch's own, with its checks; handlers of torch.lstm, torch.gru,
 torch.rnn_tanh, torch.rnn_relu and of the functions of their cells compute with packed
 matrices (see `tensor_like`). The input matrix of a layer is applied to all steps at
-once; the steps of an LSTM or GRU then run inside the native library. Matrices that a
-configuration leaves float use PyTorch operations.
+once; the steps of an LSTM or GRU then run inside the native library, where it can all
+layers in one call (`stack`). Matrices that a configuration leaves float use PyTorch
+operations.
 """
 
 from typing import Any, List, Optional, Sequence, Tuple
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet_gq.runtime import context
+from espnet_gq.runtime import context, stack
 from espnet_gq.runtime.layers import PackedLayer
 from espnet_gq.runtime.steps import ACTIVATIONS, States, Steps, gru, linear, lstm
 from espnet_gq.runtime.tensor_like import handles
@@ -125,6 +126,12 @@ def _layer(cell: str, x, second, third, *options):
     with context.without_autocast(x.device):
         x, *hx = types.within(x, *hx)
         x = x.transpose(0, 1) if batch_first else x
+        done = None
+        if types.as_given and not (dropout and train and layers > 1):
+            done = stack.run(cell, x, hx, weights, has_biases, sizes, directions)
+        if done is not None:
+            done[0] = done[0].transpose(0, 1) if batch_first else done[0]
+            return tuple(done)
         final: List[Sequence[Optional[torch.Tensor]]] = []
         for layer in range(layers):
             found = []

@@ -639,6 +639,12 @@ void check_refused_recurrences() {
     REFUSED(run(GQ_LSTM, &hp, &bits, 5, fine, 2, 3, GQ_EXACT, 0));
 }
 
+}  // namespace
+
+#include "stack_check.h"
+
+namespace {
+
 /* Sizes that random ones do not reach: several tasks of tiles and of their filling,
  * and the widest sums that int8 allows. */
 void check_large() {
@@ -674,6 +680,7 @@ int main(int argc, char **argv) {
     check_refusals();
     check_refused_recurrences();
     check_refused_passes();
+    check_refused_stacks();
     for (long round = 0; round < rounds; ++round) {
         gq_set_team(round % 4 == 3 ? serial_team : nullptr);
         for (int bits = 1; bits <= 8; ++bits) {
@@ -683,7 +690,9 @@ int main(int argc, char **argv) {
             check_rows(w);
             check_linear(w, between(0, 20));
             check_recurrence(bits);
+            check_stack();
             check_quantizer(bits);
+            check_mulaw(bits);
         }
         check_read();
     }

@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "checking.h"
+#include "quantizer/tables.h"
 
 namespace {
 
@@ -22,11 +23,16 @@ struct quantized {
         : rows(rows), cols(cols), bits(bits), per_row(per_row), w(rows * cols),
           grad(rows * cols), c((int64_t)1 << bits), dc(c.size),
           scale(per_row ? rows : 1), inv_scale(scale.size) {
-        const double log_mu = 2.0 * fabs((double)uniform()) + 0.1, mu = exp(log_mu);
+        const double mu = exp(1.0 + 8.0 * (double)uniform()); /* MIN_LOG_MU.. */
         for (int64_t j = 0; j < c.size; ++j) {
             double u = 2.0 * (double)j / (double)(c.size - 1) - 1.0;
             c[j] = (float)(copysign(pow(1.0 + mu, fabs(u)) - 1.0, u) / mu);
             dc[j] = uniform();
+        }
+        const bool odd = chance(70); /* as on a mu-law curve: tables are folded */
+        for (int64_t j = 0; odd && j < c.size / 2; ++j) {
+            c[c.size - 1 - j] = -c[j];
+            dc[c.size - 1 - j] = -dc[j];
         }
         for (int64_t r = 0; r < scale.size; ++r) {
             scale[r] = 1.1f + uniform();
@@ -119,15 +125,61 @@ void check_pass(const quantized &q, int mode, float alpha, int isa, int threads)
     if (!isfinite(to_mu[0])) fail("gq_backward, %s: no gradient of mu", text);
 }
 
+/* Mu-law curves are folded, and from 5 bits on their cells are found by the guide. */
+void check_tables(const quantized &q) {
+    const gq_codebook handle = q.handle();
+    for (int mode : {GQ_SOFT, GQ_HARD}) {
+        gq::pass_tables t;
+        gq::fill_tables(handle, nullptr, mode, 3.0f, &t);
+        if (t.log2 != q.bits - 1 || t.guided != (q.bits >= 5))
+            fail("the tables of a curve of %d bits are folded to %d bits, guided: %d",
+                 q.bits, t.log2, (int)t.guided);
+    }
+}
+
 void check_quantizer(int bits) {
     const bool per_row = chance(50);
     const int64_t rows = per_row ? between(1, 20) : some_size(20);
     const quantized q(rows, chance(10) ? 4096 + below(9) : some_size(140), bits, per_row);
+    if (q.c[0] == -q.c[q.c.size - 1]) check_tables(q);
     const float alphas[] = {1.0f, 3.0f, 12.0f, 60.0f, 200.0f};
     for (int mode : {GQ_SOFT, GQ_HARD})
         for (int isa = 0; isa < gq_isa_count(); ++isa)
             for (int threads : {1, 2})
                 check_pass(q, mode, alphas[below(5)], isa, threads);
+}
+
+/* gq_mulaw against the curve's equation. */
+void check_mulaw(int bits) {
+    const double ranges[] = {-80.0, 88.0, -7.0, 9.0};
+    const int64_t levels = (int64_t)1 << bits;
+    buffer<float> log_scale(3), scale(3), inverse(3), log_mu(1), c(levels), dc(levels);
+    log_mu[0] = 12.0f * uniform();
+    for (int64_t i = 0; i < 3; ++i) log_scale[i] = 120.0f * uniform();
+    if (gq_mulaw(log_scale.data, 3, ranges, log_mu.data, ranges + 2, bits, scale.data,
+                 inverse.data, c.data, dc.data))
+        fail("gq_mulaw refused %d bits", bits);
+    for (int64_t i = 0; i < 3; ++i) {
+        const double s = exp(fmin(fmax((double)log_scale[i], -80.0), 88.0));
+        if (!(fabs(scale[i] / s - 1.0) < 1e-6 && fabs(inverse[i] * s - 1.0) < 1e-6))
+            fail("gq_mulaw: scale %g and %g, not %g", scale[i], inverse[i], s);
+    }
+    const double log = fmin(fmax((double)log_mu[0], -7.0), 9.0);
+    auto curve = [&](int64_t j, double ln_mu) {
+        const double u = 2.0 * (double)j / (double)(levels - 1) - 1.0, mu = exp(ln_mu);
+        return copysign(expm1(fabs(u) * log1p(mu)) / mu, u);
+    };
+    for (int64_t j = 0; j < levels; ++j) {
+        const double slope = (curve(j, log + 1e-4) - curve(j, log - 1e-4)) / 2e-4;
+        if (!(fabs(c[j] - curve(j, log)) < 1e-7 && fabs(dc[j] - slope) < 1e-6))
+            fail("gq_mulaw, %d bits, ln mu %g: centroid %ld is %g, derivative %g", bits,
+                 log, (long)j, c[j], dc[j]);
+    }
+    for (int wrong : {0, 9})
+        REFUSED(gq_mulaw(log_scale.data, 3, ranges, log_mu.data, ranges + 2, wrong,
+                         scale.data, inverse.data, c.data, dc.data));
+    REFUSED(gq_mulaw(nullptr, 3, ranges, log_mu.data, ranges + 2, bits, scale.data,
+                     inverse.data, c.data, dc.data));
 }
 
 void check_refused_passes() {

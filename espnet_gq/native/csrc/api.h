@@ -39,6 +39,17 @@ typedef struct {
     int bits, per_row;
 } gq_codebook;
 
+/* What trained parameters stand for, with u[j] equidistant from -1 to 1 and mu, scale in
+ * double:
+ *
+ *     scale = exp(log_scale),   c[j] = sgn(u[j]) ((1 + mu)^|u[j]| - 1) / mu
+ *
+ * log_scale, scale, inv_scale: (scales); log_mu: (1); c, dc: (2^bits), dc = d c / d ln mu.
+ * ln scale and ln mu are limited to `scale_range` and `mu_range`: least and most. */
+int gq_mulaw(const float *log_scale, int64_t scales, const double *scale_range,
+             const float *log_mu, const double *mu_range, int bits, float *scale,
+             float *inv_scale, float *c, float *dc);
+
 /* out[r, i] = scale[r] * sum_j p_j c[j] of w[r, i] in mode GQ_SOFT, scale[r] * c[nearest]
  * in mode GQ_HARD. w, out: (rows, cols). */
 int gq_forward(const gq_codebook *q, const float *w, int64_t rows, int64_t cols,
@@ -102,6 +113,25 @@ int gq_recurrence(int cell, const gq_weight *hh, const gq_weight *hr, int64_t un
                   const float *input, const int64_t *active, int64_t steps, int reverse,
                   float *h, float *c, float *out, int64_t ld, int mode, int threads,
                   int isa);
+
+/* One direction of one recurrent layer: matrices without biases, and the biases. */
+typedef struct {
+    const gq_weight *ih;        /* (gates * units, inputs) */
+    const gq_weight *hh;        /* (gates * units, outputs) */
+    const gq_weight *hr;        /* (outputs, units), or NULL in all directions */
+    const float *b_ih, *b_hh;   /* (gates * units), or NULL both */
+} gq_direction;
+
+/* Layers of recurrences, each applied to the result of the one before; the values are
+ * those of gq_linear and gq_recurrence in turn.
+ *
+ * directions: (layers, each), where each is 2 with the backward direction, else 1; the
+ * layers after the first have each * outputs inputs. x: (sum of active, inputs). h:
+ * (layers, each, active[0], outputs) and c: (layers, each, active[0], units; LSTM only):
+ * initial states, final ones on return. out: (sum of active, each * outputs). */
+int gq_stack(int cell, const gq_direction *directions, int64_t layers, int64_t each,
+             int64_t units, const float *x, const int64_t *active, int64_t steps,
+             float *h, float *c, float *out, int mode, int threads, int isa);
 
 #ifdef __cplusplus
 }

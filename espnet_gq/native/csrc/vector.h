@@ -45,6 +45,27 @@ INLINE void store_part(float *p, vf v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = v[i];
 }
 
+/* The smaller and the greater of two values, b where one of them is a NaN. */
+INLINE vf least(vf a, vf b) {
+#if GQ_LANES == 16
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif GQ_LANES == 8
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
+INLINE vf greatest(vf a, vf b) {
+#if GQ_LANES == 16
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif GQ_LANES == 8
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
 INLINE float sum(vf v) {
     float total = 0.0f;
     for (int i = 0; i < LANES; ++i) total += v[i];

@@ -24,7 +24,10 @@ TYPES = [
     *(torch.int32, torch.uint8, torch.int8, torch.bool, torch.complex64),
 ]
 
-WITH_ISA = ("gq_linear", "gq_values", "gq_recurrence", "gq_forward", "gq_backward")
+WITH_ISA = (
+    *("gq_linear", "gq_values", "gq_recurrence", "gq_stack"),
+    *("gq_forward", "gq_backward"),
+)
 
 LAYERS: Dict[str, Tuple[Callable[[], nn.Module], Callable[[], Tuple[Any, ...]]]] = {
     "Linear": (lambda: nn.Linear(40, 35), lambda: (torch.randn(3, 40),)),

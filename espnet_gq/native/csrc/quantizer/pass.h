@@ -14,13 +14,12 @@
 #include <utility>
 
 #include "api.h"
+#include "quantizer/tables.h"
 
 namespace gq {
 
 struct pass {
     static constexpr int64_t BLOCK = 4096; /* weights in a block */
-    /* Padding on both sides, and room to read past the end. */
-    static constexpr int TABLE = 256 + 64;
 
     const float *w;     /* (rows, cols) */
     const float *grad;  /* (rows, cols), NULL in the forward pass */
@@ -29,18 +28,17 @@ struct pass {
     const float *inv_scale;
     double *sum_scale, *sum_mu; /* (blocks), backward only */
     int64_t rows, cols, blocks_per_row;
-    float alpha, q2; /* q2 = exp(-2 alpha), 0 below e^-87 */
     bool per_row;
-    float c[TABLE], dc[TABLE]; /* centroid j is c[j + 1]; dc = d c / d ln mu */
-    float coarse[64];          /* the centroids, every 2^(bits-5)-th above 5 bits */
+    pass_tables t;
 };
 
 /* Blocks `first` to `end - 1` of a pass. */
 using blocks_t = void (*)(const pass &p, int64_t first, int64_t end);
 
-/* The loops of one instruction set, by mode and by bits - 1. */
+/* The loops of one instruction set, by whether the pass is quick (tables.h) and by the
+ * base-2 logarithm of the number of cells. */
 struct quantizer_pass {
-    blocks_t forward[2][8], backward[2][8];
+    blocks_t soft[2][9], hard[9], soft_gradient[9], hard_gradient[2][9];
 };
 
 extern const quantizer_pass pass_portable;
@@ -48,18 +46,19 @@ extern const quantizer_pass pass_portable;
 extern const quantizer_pass pass_avx2, pass_avx512;
 #endif
 
-/* K: a class with the loops as static members, templates of bits and mode. */
-template <class K, int... BIT>
-constexpr quantizer_pass make_pass(std::integer_sequence<int, BIT...>) {
-    return {{{K::template forward<BIT + 1, GQ_SOFT>...},
-             {K::template forward<BIT + 1, GQ_HARD>...}},
-            {{K::template backward<BIT + 1, GQ_SOFT>...},
-             {K::template backward<BIT + 1, GQ_HARD>...}}};
+/* K: a class with the loops as static members, templates of the logarithm. */
+template <class K, int... LOG2>
+constexpr quantizer_pass make_pass(std::integer_sequence<int, LOG2...>) {
+    return {{{K::template soft<LOG2, false>...}, {K::template soft<LOG2, true>...}},
+            {K::template hard<LOG2>...},
+            {K::template soft_gradient<LOG2>...},
+            {{K::template hard_gradient<LOG2, false>...},
+             {K::template hard_gradient<LOG2, true>...}}};
 }
 
 template <class K>
 constexpr quantizer_pass make_pass() {
-    return make_pass<K>(std::make_integer_sequence<int, 8>());
+    return make_pass<K>(std::make_integer_sequence<int, 9>());
 }
 
 }  // namespace gq

@@ -6,6 +6,7 @@ namespace {
 struct lookup {
     template <int BITS>
     INLINE vf look_up(const float *table, vi k) {
+        k &= (1 << BITS) - 1;
         return vf{table[k[0]], table[k[1]], table[k[2]], table[k[3]]};
     }
 };

@@ -1,7 +1,5 @@
 /* Checks, sums and threads around the fused pass. */
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "api.h"
 #include "dispatch.h"
@@ -39,22 +37,20 @@ bool is_valid(const gq_codebook *q, int64_t rows, int64_t cols, int mode) {
 }
 
 /* What both directions share. */
-gq::pass pass_of(const gq_codebook *q, const float *w, float *out, int64_t rows,
-                 int64_t cols, float alpha) {
-    gq::pass p = {};
-    const int levels = 1 << q->bits, coarse = q->bits > 5 ? 5 : q->bits;
+gq::pass pass_of(const gq_codebook *q, const float *dc, const float *w, float *out,
+                 int64_t rows, int64_t cols, int mode, float alpha) {
+    gq::pass p;
     p.w = w;
+    p.grad = nullptr;
     p.out = out;
     p.scale = q->scale;
     p.inv_scale = q->inv_scale;
+    p.sum_scale = p.sum_mu = nullptr;
     p.per_row = q->per_row;
     p.rows = p.per_row ? rows : 1;
     p.cols = p.per_row ? cols : rows * cols;
     p.blocks_per_row = gq::over(p.cols, gq::pass::BLOCK);
-    p.alpha = alpha;
-    p.q2 = alpha < 43.5f ? (float)exp(-2.0 * (double)alpha) : 0.0f;
-    memcpy(p.c + 1, q->c, (size_t)levels * sizeof(float));
-    for (int i = 0; i < 1 << coarse; ++i) p.coarse[i] = q->c[i << (q->bits - coarse)];
+    gq::fill_tables(*q, dc, mode, alpha, &p.t);
     return p;
 }
 
@@ -66,9 +62,10 @@ int gq_forward(const gq_codebook *q, const float *w, int64_t rows, int64_t cols,
     if (!set || !is_valid(q, rows, cols, mode)) return 1;
     if (rows == 0 || cols == 0) return 0;
     if (!w || !out) return 1;
-    const gq::pass p = pass_of(q, w, out, rows, cols, alpha);
-    run(p, set->quantizer->forward[mode][q->bits - 1], p.rows * p.blocks_per_row,
-        threads);
+    const gq::pass p = pass_of(q, nullptr, w, out, rows, cols, mode, alpha);
+    const gq::quantizer_pass &loops = *set->quantizer;
+    run(p, mode == GQ_SOFT ? loops.soft[p.t.quick][p.t.log2] : loops.hard[p.t.log2],
+        p.rows * p.blocks_per_row, threads);
     return 0;
 }
 
@@ -82,15 +79,18 @@ int gq_backward(const gq_codebook *q, const float *dc, const float *w, const flo
     *grad_mu = 0.0f;
     if (rows == 0 || cols == 0) return 0;
     if (!w || !grad || !out) return 1;
-    gq::pass p = pass_of(q, w, out, rows, cols, alpha);
+    gq::pass p = pass_of(q, dc, w, out, rows, cols, mode, alpha);
     const int64_t blocks = p.rows * p.blocks_per_row;
     p.grad = grad;
-    memcpy(p.dc + 1, dc, ((size_t)1 << q->bits) * sizeof(float));
     double *sums = (double *)malloc(2 * (size_t)blocks * sizeof(double));
     if (!sums) return 2;
     p.sum_scale = sums;
     p.sum_mu = sums + blocks;
-    run(p, set->quantizer->backward[mode][q->bits - 1], blocks, threads);
+    const gq::quantizer_pass &loops = *set->quantizer;
+    run(p,
+        mode == GQ_SOFT ? loops.soft_gradient[p.t.log2]
+                        : loops.hard_gradient[p.t.quick][p.t.log2],
+        blocks, threads);
     double total_mu = 0.0;
     for (int64_t r = 0; r < p.rows; ++r) {
         double total = 0.0;
