@@ -108,7 +108,7 @@ def advance(module: nn.Module) -> None:
     """
     for _, weight, quantizer in quantized_weights(module):
         quantizer.advance()
-        if quantizer.active and not quantizer.fitted:
+        if not quantizer.fitted and quantizer.active:
             quantizer.fit(weight)
 
 

@@ -107,7 +107,10 @@ class Quantizer(Codebook):
     @property
     def active(self) -> bool:
         """Whether the present training step quantizes."""
-        step = self.step - self.annealing.warmup_steps
+        return self._quantizes(self.step)
+
+    def _quantizes(self, step: int) -> bool:
+        step -= self.annealing.warmup_steps
         return step >= 0 and step % self.every == 0
 
     @property
@@ -156,8 +159,9 @@ class Quantizer(Codebook):
             if torch.is_grad_enabled() and w.requires_grad:
                 return _StraightThrough.apply(w, hard)
             return hard
-        if self.active:
-            if self.fitted:
+        state = self._state()
+        if self._quantizes(state.step):
+            if state.fitted:
                 return self.training_weights(w)
             if not torch.is_grad_enabled():  # a look at the module, not a step
                 return self.fitted_to(w).training_weights(w)

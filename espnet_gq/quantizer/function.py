@@ -100,20 +100,40 @@ class FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, log_scale, log_mu, bits, mode, alpha, factors, slope_alpha):
+        backward = (mode, alpha) if slope_alpha is None else (HARD, slope_alpha)
+        ctx.options = (*backward, factors)
+        found = fused.step_forward(w, log_scale, log_mu, bits, mode, alpha)
+        if found is not None:
+            ctx.scales = log_scale.numel()
+            ctx.save_for_backward(w, found[1])
+            return found[0]
+        ctx.scales = 0
         work = _work(w, log_scale)
         scale, inverse, c, dc = _parameters(log_scale, log_mu, bits, work)
         out = backend(work, c).forward(work, scale, inverse, c, mode, alpha)
         ctx.save_for_backward(w, scale, inverse, c, dc)
-        backward = (mode, alpha) if slope_alpha is None else (HARD, slope_alpha)
-        ctx.options = (*backward, factors)
         ctx.shapes = [(t.shape, t.dtype) for t in (w, log_scale, log_mu)]
         return out.to(w.dtype).view(w.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        w, scale, inverse, c, dc = ctx.saved_tensors
+        # The check takes a part of a small tensor's time: not where it is not needed.
+        if torch.is_grad_enabled():
+            return FakeQuantize._once(ctx, grad)
+        return FakeQuantize._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx, grad):
         mode, alpha, factors = ctx.options
+        if ctx.scales:
+            w, numbers = ctx.saved_tensors
+            to_w, to_scale, to_mu = fused.step_backward(
+                grad, w, numbers, ctx.scales, mode, alpha
+            )
+            to_scale.mul_(factors[0])
+            to_mu.mul_(factors[1])
+            return to_w, to_scale, to_mu, None, None, None, None, None
+        w, scale, inverse, c, dc = ctx.saved_tensors
         work = _work(w, scale)
         grad = grad.reshape(work.shape).to(work.dtype)
         to_w, to_scale, to_mu = backend(work, c).backward(
@@ -124,6 +144,8 @@ class FakeQuantize(torch.autograd.Function):
             *(g.to(dtype).view(shape) for g, (shape, dtype) in zip(grads, ctx.shapes)),
             *(None,) * 5,
         )
+
+    _once = staticmethod(torch.autograd.function.once_differentiable(_backward))
 
 
 def fake_quantize(

@@ -101,6 +101,96 @@ def parameters(
     return scale.view(n, 1), inverse.view(n, 1), c, dc
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is float32 in contiguous memory of its own."""
+    return (
+        tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and tensor.is_contiguous()
+        and type(tensor) in PLAIN
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def step_forward(
+    w: torch.Tensor,
+    log_scale: torch.Tensor,
+    log_mu: torch.Tensor,
+    bits: int,
+    mode: int,
+    alpha: float,
+) -> Optional[Tuple[torch.Tensor, torch.Tensor]]:
+    """Return `forward` of `parameters` where nothing has to be converted, else None.
+
+    A training step calls it for each tensor of a model, and small tensors take less
+    time than the checks of other ways.
+
+    Returns:
+        The weights, shape of w; and s, 1 / s, c and d c / d ln mu, one after the other,
+        for `step_backward`.
+    """
+    if not (_is_plain(w) and _is_plain(log_scale) and _is_plain(log_mu)):
+        return None
+    kernels = library.loaded()
+    n, levels = log_scale.numel(), 2**bits
+    if kernels is None or log_mu.numel() != 1 or w.numel() % n:
+        return None
+    numbers = torch.empty(2 * (n + levels), dtype=torch.float32, device="cpu")
+    at, out = numbers.data_ptr(), torch.empty_like(w)
+    c = at + 8 * n
+    made = kernels.gq_mulaw(
+        *(log_scale.data_ptr(), n, _SCALE_RANGE, log_mu.data_ptr(), _MU_RANGE, bits),
+        *(at, at + 4 * n, c, c + 4 * levels),
+    )
+    check(
+        made
+        or kernels.gq_forward(
+            *(Codebook(c, at, at + 4 * n, bits, n > 1), w.data_ptr()),
+            *(n, w.numel() // n, out.data_ptr()),
+            *(mode, alpha, torch.get_num_threads(), 0),
+        )
+    )
+    return out, numbers
+
+
+def step_backward(
+    grad: torch.Tensor,
+    w: torch.Tensor,
+    numbers: torch.Tensor,
+    scales: int,
+    mode: int,
+    alpha: float,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients for w, ln s (scales,) and ln mu (1,).
+
+    Args:
+        grad: Gradient for the result of `step_forward`, shape of w.
+        w, numbers, scales: As there.
+        mode, alpha: Of the backward pass.
+    """
+    _check_shape(grad, w, "the gradients")
+    levels = numbers.numel() // 2 - scales
+    grad = grad.contiguous()
+    numbers_at = _address(numbers, numbers.numel(), "the codebook")
+    c = numbers_at + 8 * scales
+    out, to_scale, to_mu = torch.empty_like(grad), w.new_empty(scales), w.new_empty(1)
+    check(
+        _built().gq_backward(
+            Codebook(
+                *(c, numbers_at, numbers_at + 4 * scales),
+                *(levels.bit_length() - 1, scales > 1),
+            ),
+            c + 4 * levels,
+            _address(w, w.numel(), "the weights"),
+            _address(grad, w.numel(), "the gradients"),
+            *(scales, w.numel() // scales),
+            *(out.data_ptr(), to_scale.data_ptr(), to_mu.data_ptr()),
+            *(mode, alpha, torch.get_num_threads(), 0),
+        )
+    )
+    return out, to_scale, to_mu
+
+
 def forward(
     w: torch.Tensor,
     scale: torch.Tensor,

@@ -82,12 +82,13 @@ class SavedState(nn.Module):
 
     @torch.no_grad()
     def _set_state(self, **values: Any) -> None:
-        state = self._state()._replace(**values)
-        saved = self.saved_state
+        saved, state = self.saved_state, None
+        if not (saved.is_cpu or saved.is_inference()):
+            state = self._state()._replace(**values)
         for index, name in enumerate(State._fields):
             if name in values:
                 saved[index] = float(values[name])
-        if not (saved.is_cpu or saved.is_inference()):
+        if state is not None:
             self._known = (saved, saved._version, state)
 
     @property
