@@ -284,3 +284,12 @@ def test_a_large_tensor_is_fitted_as_well_by_a_histogram(bits, scales, monkeypat
     w[3, 5] = float("inf")
     with pytest.raises(ValueError, match="NaN or infinite"):
         fit(w, bits, scales)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_second_derivatives_are_refused(dtype):
+    quantizer = GeneralQuantizer(4, 8, annealing=Annealing(steps=10))
+    w = torch.nn.Parameter(torch.randn(8, 6, dtype=dtype))
+    (grad,) = torch.autograd.grad(quantizer(w).square().sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
