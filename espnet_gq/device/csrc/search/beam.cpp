@@ -84,14 +84,15 @@ class Beam : public Search {
         std::vector<Node> open, ended;
         std::vector<double> scores; /* of the ended, falling */
         open.swap(nodes_);
+        dropped_ = -INFINITY;
         for (int64_t expanded = 1;; ++expanded) {
             const size_t chosen = best_of(open);
             const Node node = std::move(open[chosen]);
             open.erase(open.begin() + (int64_t)chosen);
             ended.push_back(node);
             expand(node, encoded, scores, open, &ended.back().hypothesis.score);
-            const double limit =
-                open.empty() ? -INFINITY : open[best_of(open)].hypothesis.score;
+            double limit = dropped_;
+            if (!open.empty()) limit = std::max(limit, open[best_of(open)].hypothesis.score);
             const auto sure = std::lower_bound(scores.begin(), scores.end(), limit,
                                                std::greater<double>());
             if (sure - scores.begin() < beam_ && expanded < MOST_EXPANDED &&
@@ -126,15 +127,19 @@ class Beam : public Search {
                           [logp](int32_t a, int32_t b) {
                               return logp[a] > logp[b] || (logp[a] == logp[b] && a < b);
                           });
-        /* What is worse than enough ended ones is never expanded. */
+        /* What is worse than enough ended ones is never expanded: only its score counts. */
         const bool enough = (int64_t)scores.size() >= beam_;
         const double worst = enough ? scores[(size_t)(beam_ - 1)] : -INFINITY;
         for (int64_t i = 0; i < most; ++i) {
             const int32_t label = order_[(size_t)i];
-            if (node.hypothesis.score + logp[label] < worst) break;
+            const double longer_score = node.hypothesis.score + logp[label];
+            if (longer_score < worst) {
+                dropped_ = std::max(dropped_, longer_score);
+                break;
+            }
             Node longer;
             longer.hypothesis = node.hypothesis;
-            longer.hypothesis.score += logp[label];
+            longer.hypothesis.score = longer_score;
             longer.hypothesis.labels.push_back(label);
             longer.hypothesis.frames.push_back(frame_);
             longer.before = predicted;
@@ -147,6 +152,7 @@ class Beam : public Search {
     int64_t beam_;
     std::vector<Node> nodes_; /* the kept ones, the worst first */
     std::map<std::vector<int32_t>, std::shared_ptr<const Predicted>> cache_;
+    double dropped_ = -INFINITY; /* the best score of a frame that was not kept open */
     int64_t frame_ = 0;
     std::vector<float> encoded_, logits_, space_;
     std::vector<int32_t> order_;
