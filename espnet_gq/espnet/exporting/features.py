@@ -1,5 +1,7 @@
 """ESPnet's default frontend and its normalization, put into the model file."""
 
+from typing import Any
+
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.global_mvn import GlobalMVN
@@ -10,7 +12,7 @@ from espnet_gq.espnet.exporting.refusal import one_of, require
 from espnet_gq.espnet.exporting.weights import array
 
 
-def add_features(file: ModelFile, model: nn.Module) -> None:
+def add_features(file: ModelFile, model: Any) -> None:
     """Add how a model turns samples into features.
 
     Raises:
@@ -69,7 +71,7 @@ def _add_normalization(file: ModelFile, normalize) -> None:
         file.floats("features.std", array(normalize.std))
 
 
-def add_tokens(file: ModelFile, args, model: nn.Module) -> None:
+def add_tokens(file: ModelFile, args, model: Any) -> None:
     """Add the tokens of a model, and how they become text.
 
     Args:

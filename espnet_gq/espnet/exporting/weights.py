@@ -55,12 +55,12 @@ def add_matrix(
     )
 
 
-def add_linear(file: ModelFile, name: str, layer: nn.Module) -> None:
+def add_linear(file: ModelFile, name: str, layer: Any) -> None:
     """Add the weight and the bias of a Linear layer."""
     add_matrix(file, name, layer.weight, layer.bias)
 
 
-def add_conv2d(file: ModelFile, name: str, layer: nn.Module) -> None:
+def add_conv2d(file: ModelFile, name: str, layer: Any) -> None:
     """Add a Conv2d layer; the file has its weight with the channels last."""
     outputs, channels, height, width = layer.weight.shape
     order = torch.arange(channels * height * width).view(channels, height, width)

@@ -16,6 +16,13 @@
 #include "program/output.h"
 #include "program/wav.h"
 
+/* The shared library of the Python package has the program as a function. */
+#if defined(GQ_ASR_MAIN)
+extern "C" GQ_ASR_API int GQ_ASR_MAIN(int argc, char **argv);
+#else
+#define GQ_ASR_MAIN main
+#endif
+
 namespace {
 
 double now() {
@@ -156,7 +163,7 @@ int run(const Options &options, const gq_asr_model *model) {
 
 }  // namespace
 
-int main(int argc, char **argv) {
+int GQ_ASR_MAIN(int argc, char **argv) {
     Options options;
     const std::string wrong = parse(argc, argv, &options);
     if (!wrong.empty()) {
