@@ -17,12 +17,12 @@ Wav::~Wav() {
 }
 
 std::string Wav::open(const char *path) {
-    file_ = fopen(path, "rb");
-    if (!file_) return strerror(errno);
-    return header();
+    FILE *file = fopen(path, "rb");
+    return file ? open(file) : strerror(errno);
 }
 
-std::string Wav::header() {
+std::string Wav::open(FILE *file) {
+    file_ = file;
     uint8_t head[12];
     if (fread(head, 1, 12, file_) != 12 || memcmp(head, "RIFF", 4) ||
         memcmp(head + 8, "WAVE", 4))

@@ -17,6 +17,8 @@ class Wav {
 
     /* Read the header. Returns what is wrong, empty if nothing is. */
     std::string open(const char *path);
+    /* The same for an open file, which is closed at the end. */
+    std::string open(FILE *file);
     /* Read up to n samples of the first channel into `samples`; fewer at the end. */
     void read(int64_t n, std::vector<float> *samples);
     /* Return what was wrong with the samples, empty if nothing was. */
@@ -25,7 +27,6 @@ class Wav {
     int64_t rate = 0, channels = 0;
 
   private:
-    std::string header();
     std::string format(uint32_t size);
 
     FILE *file_ = nullptr;

@@ -95,8 +95,9 @@ class Beam : public Search {
             if (!open.empty()) limit = std::max(limit, open[best_of(open)].hypothesis.score);
             const auto sure = std::lower_bound(scores.begin(), scores.end(), limit,
                                                std::greater<double>());
+            /* A limit of -inf: nothing is open, or scores are too small for numbers. */
             if (sure - scores.begin() < beam_ && expanded < MOST_EXPANDED &&
-                !open.empty())
+                limit > -INFINITY)
                 continue;
             for (Node &one : ended)
                 if (one.hypothesis.score > limit || sure == scores.begin())
