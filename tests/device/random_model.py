@@ -30,6 +30,12 @@ class RandomModel(ModelFile):
             self.random.standard_normal(rows) if bias else None,
         )
 
+    def remove(self, name: str) -> None:
+        """Remove a weight."""
+        del self.shapes[name]
+        for part in ("planes", "codebook", "scale", "bias"):
+            self.tensors.pop(f"{name}.{part}", None)
+
     def recurrent(self, name: str, gates: int, units: int, inputs: int) -> None:
         """Add an LSTM (4 gates) or GRU (3 gates) layer."""
         self.weight(f"{name}.ih", (gates * units, inputs))
@@ -75,6 +81,29 @@ def transducer(seed: int = 0, **settings: Any) -> RandomModel:
     file.weight("joint.encoder", (9, 12), bits=8)
     file.weight("joint.predictor", (9, 8), bits=1)
     file.weight("joint.output", (len(TOKENS), 9))
+    return file
+
+
+def speaker(order: Sequence[int], tokens: int) -> RandomModel:
+    """Return a model that says these labels again and again, whatever it hears.
+
+    The last label alone decides on the next one, so that they have to be different. The
+    settings of the tokens are to be added.
+    """
+    file = transducer(predictor__type="stateless", joint__activation="identity")
+    for name in ("predictor.rnn.0.ih", "predictor.rnn.0.hh", "joint.output"):
+        file.remove(name)
+    for name in ("predictor.embed", "joint.encoder", "joint.predictor"):
+        file.remove(name)
+    for key in ("tokens.type", "tokens.list"):
+        del file.settings[key]
+    follows = np.zeros((tokens, tokens))
+    for label, after in zip([0, *order], [*order, order[0]]):
+        follows[after, label] = 10
+    file.matrix("predictor.embed", np.eye(tokens))
+    file.matrix("joint.encoder", np.zeros((tokens, 12)))
+    file.matrix("joint.predictor", follows)
+    file.matrix("joint.output", np.eye(tokens))
     return file
 
 

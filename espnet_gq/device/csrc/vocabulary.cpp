@@ -18,7 +18,8 @@ Vocabulary::Vocabulary(Loader &loader) {
         kind_ = PIECES;
     else if (kind != "word")
         loader.refuse("has tokens of another type; allowed: bpe, char, word");
-    if (kind_ == CHARACTERS) space_ = loader.text("tokens.space");
+    if (kind_ == CHARACTERS && loader.has("tokens.space"))
+        space_ = loader.text("tokens.space");
     for (const Text &token : loader.texts("tokens.list")) tokens_.push_back(token.copy());
     if (loader.ok() && (tokens_.size() < 2 || tokens_.size() > MOST_TOKENS))
         loader.refuse("has %zu tokens; allowed: 2 or more", tokens_.size());
@@ -32,14 +33,16 @@ std::string Vocabulary::text(const std::vector<int32_t> &labels) const {
             if (i > 0) text += ' ';
             text += token;
         } else if (kind_ == CHARACTERS) {
-            text += token == space_ ? " " : token;
+            text += !space_.empty() && token == space_ ? " " : token;
         } else if (token == "<unk>") {
             text += UNKNOWN;
         } else {
-            size_t from = 0, found;
+            /* The space before the first word is left out. */
+            size_t from = text.empty() && token.compare(0, 3, UNDERLINE) == 0 ? 3 : 0;
+            size_t found;
             while ((found = token.find(UNDERLINE, from)) != std::string::npos) {
                 text.append(token, from, found - from);
-                if (i > 0 || found > 0) text += ' ';
+                text += ' ';
                 from = found + 3;
             }
             text.append(token, from, std::string::npos);

@@ -8,7 +8,7 @@ from espnet2.layers.global_mvn import GlobalMVN
 from torch import nn
 
 from espnet_gq.device.writer import ModelFile
-from espnet_gq.espnet.exporting.refusal import one_of, require
+from espnet_gq.espnet.exporting.refusal import require
 from espnet_gq.espnet.exporting.weights import array
 
 
@@ -69,20 +69,3 @@ def _add_normalization(file: ModelFile, normalize) -> None:
         file.floats("features.mean", array(normalize.mean))
     if normalize.norm_vars:
         file.floats("features.std", array(normalize.std))
-
-
-def add_tokens(file: ModelFile, args, model: Any) -> None:
-    """Add the tokens of a model, and how they become text.
-
-    Args:
-        file: The model file.
-        args: Options of the training.
-        model: The model.
-
-    Raises:
-        CannotExport: If the engine cannot join such tokens.
-    """
-    one_of("token_type", args.token_type, ("bpe", "char", "word"))
-    file.set(tokens__type=args.token_type, tokens__list=list(model.token_list))
-    if args.token_type == "char":
-        file.set(tokens__space="<space>")

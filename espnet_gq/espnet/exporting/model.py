@@ -7,9 +7,10 @@ from typing import Any, Dict, Optional, Tuple, Union
 import espnet_gq.espnet  # noqa: F401 registers the quantized classes
 from espnet_gq.device.writer import ModelFile
 from espnet_gq.espnet.exporting.encoders import add_encoder
-from espnet_gq.espnet.exporting.features import add_features, add_tokens
+from espnet_gq.espnet.exporting.features import add_features
 from espnet_gq.espnet.exporting.outputs import add_output
 from espnet_gq.espnet.exporting.refusal import CannotExport, require
+from espnet_gq.espnet.exporting.tokens import add_tokens
 from espnet_gq.espnet.sharing.pretrained import Source, build, find_model
 from espnet_gq.native import available
 from espnet_gq.packing import is_packed, load_object
@@ -100,7 +101,7 @@ def describe(model: Any, args: Any) -> ModelFile:
         )
     file = ModelFile()
     add_features(file, model)
-    add_tokens(file, args, model)
+    add_tokens(file, args, model.token_list)
     add_encoder(file, model.encoder)
     add_output(file, model)
     return file

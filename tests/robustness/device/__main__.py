@@ -68,7 +68,7 @@ def build(folder: Path) -> Dict[str, Path]:
 
 def fuzz(program: Path, name: str, work: Path, runs: int, seed: int) -> Dict[str, Any]:
     """Run a harness; return its row of the table."""
-    corpus = work / name
+    corpus = work / "corpus" / name
     TARGETS[name](corpus)
     words = [str(program), f"-runs={runs}", f"-seed={seed}", *LIMITS]
     done = subprocess.run(
