@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <utility>
 
+#include "search/history.h"
 #include "search/search.h"
 
 namespace asr {
@@ -19,17 +21,24 @@ namespace {
 enum {
     BLANK = 0,
     MOST_CACHED = 1000,  /* prefixes whose prediction is kept */
-    MOST_EXPANDED = 2000 /* hypotheses of a frame; ESPnet has no such limit */
+    MOST_EXPANDED = 1000 /* hypotheses of a frame; ESPnet has no such limit */
 };
+
+typedef std::shared_ptr<const Predicted> predicted_t;
 
 struct Node {
-    Hypothesis hypothesis;
-    /* After all labels but the last one; NULL at the begin. */
-    std::shared_ptr<const Predicted> before;
+    double score = 0.0;
+    int64_t number = 0; /* of two equal ones the earlier is better */
+    history_t history;  /* NULL at the begin */
+    predicted_t before; /* after all labels but the last one; NULL at the begin */
+
+    int32_t label() const { return history ? history->label : BLANK; }
+    int64_t length() const { return 1 + (history ? history->length : 0); }
 };
 
-bool scores_less(const Node &a, const Node &b) {
-    return a.hypothesis.score < b.hypothesis.score;
+/* For heaps, whose top is the best. */
+bool is_worse(const Node &a, const Node &b) {
+    return a.score < b.score || (a.score == b.score && a.number > b.number);
 }
 
 class Beam : public Search {
@@ -49,34 +58,26 @@ class Beam : public Search {
     }
 
     std::vector<Hypothesis> best(int64_t n) const override {
-        std::vector<const Hypothesis *> sorted;
-        for (const Node &node : nodes_) sorted.push_back(&node.hypothesis);
-        std::stable_sort(sorted.begin(), sorted.end(),
-                         [](const Hypothesis *a, const Hypothesis *b) {
-                             return a->score / (double)(a->labels.size() + 1) >
-                                    b->score / (double)(b->labels.size() + 1);
-                         });
+        std::vector<const Node *> sorted;
+        for (const Node &node : nodes_) sorted.push_back(&node);
+        std::stable_sort(sorted.begin(), sorted.end(), [](const Node *a, const Node *b) {
+            return a->score / (double)a->length() > b->score / (double)b->length();
+        });
         std::vector<Hypothesis> found;
         for (size_t i = 0; i < sorted.size() && (int64_t)i < n; ++i)
-            found.push_back(*sorted[i]);
+            found.push_back(hypothesis_of(sorted[i]->score, sorted[i]->history));
         return found;
     }
 
   private:
-    std::shared_ptr<const Predicted> after(const Node &node) {
-        auto found = cache_.find(node.hypothesis.labels);
-        if (found != cache_.end()) return found->second;
-        const std::vector<int32_t> &labels = node.hypothesis.labels;
-        auto made = predict(transducer_, compute_, node.before.get(),
-                            labels.empty() ? BLANK : labels.back());
-        cache_.emplace(labels, made);
+    predicted_t after(const Node &node) {
+        /* An entry keeps what its key points to, so that no other has its address. */
+        const auto key = std::make_pair(node.before.get(), node.label());
+        auto found = cache_.find(key);
+        if (found != cache_.end()) return found->second.second;
+        auto made = predict(transducer_, compute_, node.before.get(), node.label());
+        cache_.emplace(key, std::make_pair(node.before, made));
         return made;
-    }
-
-    /* Number of the best of these, the first of several. */
-    static size_t best_of(const std::vector<Node> &nodes) {
-        return (size_t)(std::max_element(nodes.begin(), nodes.end(), scores_less) -
-                        nodes.begin());
     }
 
     void step(const float *encoded) {
@@ -84,44 +85,47 @@ class Beam : public Search {
         std::vector<Node> open, ended;
         std::vector<double> scores; /* of the ended, falling */
         open.swap(nodes_);
+        for (Node &node : open) node.number = number_++;
+        std::make_heap(open.begin(), open.end(), is_worse);
         dropped_ = -INFINITY;
         for (int64_t expanded = 1;; ++expanded) {
-            const size_t chosen = best_of(open);
-            const Node node = std::move(open[chosen]);
-            open.erase(open.begin() + (int64_t)chosen);
-            ended.push_back(node);
-            expand(node, encoded, scores, open, &ended.back().hypothesis.score);
-            double limit = dropped_;
-            if (!open.empty()) limit = std::max(limit, open[best_of(open)].hypothesis.score);
+            std::pop_heap(open.begin(), open.end(), is_worse);
+            ended.push_back(std::move(open.back()));
+            open.pop_back();
+            expand(&ended.back(), encoded, scores, open);
+            const double limit =
+                open.empty() ? dropped_ : std::max(dropped_, open.front().score);
             const auto sure = std::lower_bound(scores.begin(), scores.end(), limit,
                                                std::greater<double>());
             /* A limit of -inf: nothing is open, or scores are too small for numbers. */
             if (sure - scores.begin() < beam_ && expanded < MOST_EXPANDED &&
-                limit > -INFINITY)
+                limit > -INFINITY && !open.empty())
                 continue;
-            for (Node &one : ended)
-                if (one.hypothesis.score > limit || sure == scores.begin())
-                    nodes_.push_back(std::move(one));
-            std::stable_sort(nodes_.begin(), nodes_.end(), scores_less);
+            for (Node &node : ended)
+                if (node.score > limit || sure == scores.begin())
+                    nodes_.push_back(std::move(node));
+            std::stable_sort(nodes_.begin(), nodes_.end(),
+                             [](const Node &a, const Node &b) { return a.score < b.score; });
             return;
         }
     }
 
     /* Add the continuations of a hypothesis to the open ones, and blank to its score. */
-    void expand(const Node &node, const float *encoded, std::vector<double> &scores,
-                std::vector<Node> &open, double *score) {
+    void expand(Node *node, const float *encoded, std::vector<double> &scores,
+                std::vector<Node> &open) {
         const Joint &joint = transducer_.joint;
         const int64_t tokens = joint.tokens(), most = std::min(beam_, tokens - 1);
-        std::shared_ptr<const Predicted> predicted = after(node);
+        predicted_t predicted = after(*node);
         logits_.resize((size_t)tokens);
         joint.logits(compute_, encoded, 1, predicted->joint.data(), logits_.data(),
                      space_);
         log_softmax(logits_.data(), tokens);
         const float *logp = logits_.data();
-        *score += logp[BLANK];
-        scores.insert(std::upper_bound(scores.begin(), scores.end(), *score,
+        const double before = node->score;
+        node->score += logp[BLANK];
+        scores.insert(std::upper_bound(scores.begin(), scores.end(), node->score,
                                        std::greater<double>()),
-                      *score);
+                      node->score);
         order_.resize((size_t)(tokens - 1));
         for (int64_t k = 1; k < tokens; ++k) order_[(size_t)(k - 1)] = (int32_t)k;
         std::partial_sort(order_.begin(), order_.begin() + most, order_.end(),
@@ -132,19 +136,17 @@ class Beam : public Search {
         const bool enough = (int64_t)scores.size() >= beam_;
         const double worst = enough ? scores[(size_t)(beam_ - 1)] : -INFINITY;
         for (int64_t i = 0; i < most; ++i) {
-            const int32_t label = order_[(size_t)i];
-            const double longer_score = node.hypothesis.score + logp[label];
-            if (longer_score < worst) {
-                dropped_ = std::max(dropped_, longer_score);
+            Node longer;
+            longer.score = before + logp[order_[(size_t)i]];
+            if (longer.score < worst) {
+                dropped_ = std::max(dropped_, longer.score);
                 break;
             }
-            Node longer;
-            longer.hypothesis = node.hypothesis;
-            longer.hypothesis.score = longer_score;
-            longer.hypothesis.labels.push_back(label);
-            longer.hypothesis.frames.push_back(frame_);
+            longer.number = number_++;
+            longer.history = extended(node->history, order_[(size_t)i], frame_);
             longer.before = predicted;
             open.push_back(std::move(longer));
+            std::push_heap(open.begin(), open.end(), is_worse);
         }
     }
 
@@ -152,9 +154,11 @@ class Beam : public Search {
     const Compute &compute_;
     int64_t beam_;
     std::vector<Node> nodes_; /* the kept ones, the worst first */
-    std::map<std::vector<int32_t>, std::shared_ptr<const Predicted>> cache_;
+    /* (before, label) -> (before, after). */
+    std::map<std::pair<const Predicted *, int32_t>, std::pair<predicted_t, predicted_t>>
+        cache_;
     double dropped_ = -INFINITY; /* the best score of a frame that was not kept open */
-    int64_t frame_ = 0;
+    int64_t frame_ = 0, number_ = 0;
     std::vector<float> encoded_, logits_, space_;
     std::vector<int32_t> order_;
 };
