@@ -120,7 +120,7 @@ int64_t gq_asr_model_sample_rate(const gq_asr_model *model) {
 }
 
 int gq_asr_model_streams(const gq_asr_model *model) {
-    return model && model->model->encoder->streams;
+    return model && model->model->encoder->streams && !model->model->features->wait();
 }
 
 int64_t gq_asr_model_tokens(const gq_asr_model *model) {

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import nn
 
 from espnet_gq.device.writer import ModelFile
@@ -57,13 +58,19 @@ def add_features(file: ModelFile, model: Any) -> None:
     _add_normalization(file, model.normalize)
 
 
-def _add_normalization(file: ModelFile, normalize) -> None:
+def _add_normalization(file: ModelFile, normalize: Any) -> None:
     if normalize is None:
+        return
+    if type(normalize) is UtteranceMVN:
+        file.set(
+            features__own_mean=bool(normalize.norm_means),
+            features__own_std=bool(normalize.norm_vars),
+        )
         return
     require(
         type(normalize) is GlobalMVN,
         f"normalize is {type(normalize).__name__}; allowed on a device: global_mvn, "
-        "none",
+        "utterance_mvn, none",
     )
     if normalize.norm_means:
         file.floats("features.mean", array(normalize.mean))

@@ -63,6 +63,12 @@ KINDS: Dict[str, Dict[str, Any]] = {
     "lstm_global_mvn": transducer(
         "gq_rnn", {"subsample": [1, 2]}, normalize="global_mvn"
     ),
+    "lstm_utterance_mvn": transducer(
+        "gq_rnn",
+        {"subsample": [2, 2]},
+        normalize="utterance_mvn",
+        normalize_conf={"norm_vars": True},
+    ),
     "gru_plain": transducer(
         "gq_rnn",
         {"rnn_type": "gru", "use_projection": False},

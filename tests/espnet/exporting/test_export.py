@@ -40,7 +40,6 @@ WPE = {**FRONTEND, "frontend_conf": {"use_wpe": True}}
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"normalize": "utterance_mvn"}, "normalize is UtteranceMVN; allowed on a dev"),
         ({"encoder": "gq_transformer"}, "the encoder is GQTransformerEncoder; allowed"),
         ({"preencoder": "linear"}, "there is a preencoder; allowed on a device: none"),
         ({"frontend_conf": WPE}, "frontend_conf has use_wpe or use_beamformer"),
@@ -92,7 +91,7 @@ def test_two_exports_are_one_file_and_its_checksum_fits(tmp_path):
 
 
 def test_another_reader_finds_the_packed_weights(tmp_path):
-    """The gguf package reads the file; the indices give the weights of the checkpoint."""
+    """The gguf package reads the file: its indices give the checkpoint's weights."""
     files = make(tmp_path, KINDS["lstm"])
     export(files, tmp_path / "model.gguf")
     reader = gguf.GGUFReader(tmp_path / "model.gguf")

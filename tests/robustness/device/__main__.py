@@ -3,8 +3,8 @@
     python -m tests.robustness.device --runs 1000000 \
         --json tests/robustness/results/device.json
 
-libFuzzer (clang) mutates small valid files, guided by coverage; the engine is built with
-AddressSanitizer and UndefinedBehaviorSanitizer. Each model that opens is verified and
+libFuzzer (clang) mutates small valid files, guided by coverage; the engine is built
+with AddressSanitizer and UndefinedBehaviorSanitizer. Each model that opens is verified and
 used by two searches. Exits with 1 at a finding; the input is kept in --work.
 """
 

@@ -27,6 +27,8 @@ Features::Features(Loader &loader) {
     mean = std = nullptr;
     if (loader.has_tensor("features.mean")) mean = loader.floats("features.mean", mels);
     if (loader.has_tensor("features.std")) std = loader.floats("features.std", mels);
+    own_mean = loader.has("features.own_mean") && loader.flag("features.own_mean");
+    own_std = loader.has("features.own_std") && loader.flag("features.own_std");
     if (!loader.ok()) return;
     for (int64_t b = 0; b < mels; ++b) {
         Band band = {0, bins, mel + b * bins};
@@ -66,17 +68,43 @@ void FeatureStream::finish(Frames &out) {
         const std::vector<float> silence((size_t)(least - total_));
         push(silence.data(), least - total_, out);
     }
-    if (!features_.center) return;
-    const size_t last = buffer_.size() - 1;
-    for (int64_t i = 1; i <= half; ++i) buffer_.push_back(buffer_[last - (size_t)i]);
-    emit(out);
+    if (features_.center) {
+        const size_t last = buffer_.size() - 1;
+        for (int64_t i = 1; i <= half; ++i) buffer_.push_back(buffer_[last - (size_t)i]);
+        emit(out);
+    }
+    if (!features_.wait()) return;
+    normalize();
+    out.data.insert(out.data.end(), waiting_.data.begin(), waiting_.data.end());
+    waiting_.clear();
+}
+
+/* Normalize the frames of the whole utterance by their mean and deviation. */
+void FeatureStream::normalize() {
+    const int64_t n = waiting_.rows();
+    for (int64_t b = 0; b < features_.mels; ++b) {
+        double sum = 0.0, squares = 0.0;
+        for (int64_t i = 0; i < n; ++i) sum += waiting_.row(i)[b];
+        const double mean = sum / (double)n;
+        for (int64_t i = 0; i < n; ++i) {
+            const double distance = waiting_.row(i)[b] - mean;
+            squares += distance * distance;
+        }
+        const double std = std::max(sqrt(squares / (double)n), 1e-20);
+        for (int64_t i = 0; i < n; ++i) {
+            float &value = waiting_.row(i)[b];
+            if (features_.own_mean) value -= (float)mean;
+            if (features_.own_std) value = (float)(value / std);
+        }
+    }
 }
 
 /* Append the frames that the buffer holds. */
 void FeatureStream::emit(Frames &out) {
+    Frames &to = features_.wait() ? waiting_ : out;
     const int64_t have = (int64_t)buffer_.size(), n_fft = features_.n_fft;
     for (; next_ + n_fft <= have; next_ += features_.hop)
-        frame(buffer_.data() + next_, out.add(1));
+        frame(buffer_.data() + next_, to.add(1));
     /* The end of an utterance is reflected: half a frame and a sample are kept. */
     const int64_t gone = std::min(next_, have - n_fft / 2 - 1);
     if (gone > 0) {

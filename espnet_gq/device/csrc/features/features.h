@@ -1,4 +1,5 @@
-/* Speech to log mel features, as ESPnet's default frontend and global_mvn make them:
+/* Speech to log mel features, as ESPnet's default frontend and its normalizations,
+ * global_mvn or utterance_mvn, make them:
  *
  *     feature[j, b] = (ln max(1e-10, sum_k mel[b, k] |X_j[k]|^2) - mean[b]) / std[b],
  *
@@ -28,6 +29,9 @@ struct Features {
     const float *window; /* (n_fft) */
     const float *mean;   /* (mels), or NULL */
     const float *std;    /* (mels), or NULL */
+    /* Subtract the utterance's own mean, divide by its own deviation. */
+    bool own_mean, own_std;
+    bool wait() const { return own_mean || own_std; } /* for the end of the utterance */
     /* A mel band is a row of n_fft / 2 + 1 weights that are 0 outside of [begin, end). */
     struct Band {
         int64_t begin, end;
@@ -40,7 +44,8 @@ struct Features {
 /* The features of an utterance, as its samples arrive. */
 class FeatureStream {
   public:
-    explicit FeatureStream(const Features &features) : features_(features) {}
+    explicit FeatureStream(const Features &features)
+        : features_(features), waiting_(features.mels) {}
 
     /* Append the frames that these samples (n) complete. */
     void push(const float *samples, int64_t n, Frames &out);
@@ -50,6 +55,7 @@ class FeatureStream {
   private:
     void begin();
     void emit(Frames &out);
+    void normalize();
     void frame(const float *samples, float *out);
 
     const Features &features_;
@@ -57,6 +63,7 @@ class FeatureStream {
     int64_t next_ = 0;          /* where the next frame begins in it */
     int64_t total_ = 0;         /* samples so far */
     bool begun_ = false;        /* whether the reflected begin is there */
+    Frames waiting_;            /* for the end of the utterance, if Features::wait() */
     std::vector<float> windowed_, power_;
     std::vector<double> space_;
 };
