@@ -8,8 +8,9 @@ namespace asr {
 
 namespace {
 
-/* Samples that are recognized at once: bounds the memory of intermediate values. */
-enum { BLOCK = 1 << 14 };
+/* Samples, and frames, that are recognized at once: bounds the memory of intermediate
+ * values, whatever a model file says. */
+enum { MOST_SAMPLES = 1 << 14, MOST_FRAMES = 128 };
 
 }  // namespace
 
@@ -17,6 +18,7 @@ Stream::Stream(std::shared_ptr<const Model> model, const gq_asr_options &options
     : model_(std::move(model)),
       beam_(options.beam),
       nbest_(options.nbest),
+      block_(std::min((int64_t)MOST_SAMPLES, MOST_FRAMES * model_->features->hop)),
       feature_frames_(model_->features->mels),
       encoder_frames_(model_->encoder->outputs) {
     compute_.mode = options.mode == GQ_ASR_INT8 ? GQ_INT8 : GQ_EXACT;
@@ -54,15 +56,15 @@ void Stream::feed(const float *samples, int64_t n, Status &status) {
                     (long long)i);
         return;
     }
-    for (int64_t i = 0; i < n && status.ok(); i += BLOCK)
-        block(samples + i, std::min(n - i, (int64_t)BLOCK), status);
+    for (int64_t i = 0; i < n && status.ok(); i += block_)
+        block(samples + i, std::min(n - i, block_), status);
 }
 
 void Stream::feed(const int16_t *samples, int64_t n, Status &status) {
     if (!usable(status)) return;
     std::vector<float> scaled;
-    for (int64_t i = 0; i < n && status.ok(); i += BLOCK) {
-        const int64_t count = std::min(n - i, (int64_t)BLOCK);
+    for (int64_t i = 0; i < n && status.ok(); i += block_) {
+        const int64_t count = std::min(n - i, block_);
         scaled.resize((size_t)count);
         for (int64_t k = 0; k < count; ++k)
             scaled[(size_t)k] = (float)samples[i + k] / 32768.0f;

@@ -13,6 +13,8 @@ namespace asr {
 class Stream {
   public:
     Stream(std::shared_ptr<const Model> model, const gq_asr_options &options);
+    Stream(const Stream &) = delete; /* its parts refer to each other */
+    Stream &operator=(const Stream &) = delete;
 
     void feed(const float *samples, int64_t n, Status &status);
     void feed(const int16_t *samples, int64_t n, Status &status);
@@ -36,6 +38,7 @@ class Stream {
     std::shared_ptr<const Model> model_;
     Compute compute_;
     int64_t beam_, nbest_;
+    int64_t block_; /* samples that are recognized at once */
     std::unique_ptr<FeatureStream> features_;
     std::unique_ptr<EncoderStream> encoder_;
     std::unique_ptr<Search> search_;
