@@ -36,7 +36,7 @@ _HOMES = {
 }
 """Module of each name. Modules are imported at the first use of a name, so that
 `espnet-gq --help` waits neither for torch nor for ESPnet."""
-_ROOMS = ("analysis", "nn", "packing", "quantizer", "runtime")
+_ROOMS = ("analysis", "device", "nn", "packing", "quantizer", "runtime")
 
 __all__ = [
     "Annealing",

@@ -29,6 +29,9 @@ GROUPS: Dict[str, Dict[str, str]] = {
         "asr-inference-streaming": "decode chunk by chunk, transducers too",
         "compare": "bits, file size and word error rate of several models",
     },
+    "On a device": {
+        "export": "write a packed model to one file that gq-asr reads",
+    },
     "Sharing": {
         "zip-model": "put a trained model into ESPnet's zip (stage 14)",
         "upload-model": "upload the zip to the Hugging Face hub (stage 15)",
