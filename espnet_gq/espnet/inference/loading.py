@@ -138,7 +138,8 @@ def without_weights(build: Callable[[], Any]) -> Any:
     try:
         with skeleton():
             return build()
-    except Exception:  # another error than that comes again
+    except Exception as e:  # another error than that comes again
+        logging.info(f"the model is built with memory for its weights: {e}")
         return build()
 
 

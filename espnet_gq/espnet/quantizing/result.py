@@ -14,7 +14,7 @@ from espnet_gq.analysis.sensitivity import packed_bytes
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.calibration.plan import Plan
 from espnet_gq.espnet.quantizing.model import FloatModel, quantized_config, shared_names
-from espnet_gq.espnet.sharing.model_zip import zip_model
+from espnet_gq.espnet.sharing.model_zip import warn_left_out, zip_model
 from espnet_gq.files import write_text
 from espnet_gq.packing import StoredQuantizer, save
 from espnet_gq.packing.checkpoint import QuantizedTensor, tensors
@@ -197,6 +197,7 @@ def write_zip(
         config = quantized_config(found, plan)
         config = _with_files(config, found, root)
         parts = [p.relative_to(root) for p in root.rglob("*") if p.is_file()]
+        warn_left_out(config, parts, found.source.roots)
         exp = root / FOLDER
         exp.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False)

@@ -11,6 +11,7 @@ The float form is a zip within the zip because ESPnet's downloader corrects path
 configuration of only one model per zip, and because the hub then stores it compressed.
 """
 
+import logging
 import shutil
 import tempfile
 from argparse import Namespace
@@ -95,6 +96,7 @@ def zip_model(
     named = [*_needed(config), *_files(further.values()), *map(Path, parts)]
     needed = list(dict.fromkeys(named))
     names = _names([*needed, *_files(options), Path(model_file)])
+    warn_left_out(config, list(names))
     model, config_name = names[Path(model_file)], _name(Path(train_config))
     config = _renamed(config, names)
     files = {task.config_key: config_name, task.model_key: model}
@@ -133,6 +135,42 @@ def _needed(config: Mapping[str, Any]) -> List[Path]:
                 "run in the folder of the recipe"
             )
     return paths
+
+
+def warn_left_out(
+    config: Mapping[str, Any],
+    included: Iterable[Path],
+    roots: Iterable[Path] = (Path(),),
+) -> None:
+    """Warn of what a model is built from that its zip does not contain.
+
+    Classes of ESPnet may read a folder of this machine, for example that of a model of
+    Hugging Face Transformers.
+
+    Args:
+        config: The configuration.
+        included: The files of the zip.
+        roots: Folders that the paths of the configuration start from.
+    """
+    inside = set(included)
+
+    def visit(part: Any, key: str) -> None:
+        if isinstance(part, dict):
+            for name, value in part.items():
+                visit(value, f"{key}.{name}")
+        elif isinstance(part, list):
+            for value in part:
+                visit(value, key)
+        elif isinstance(part, str) and "/" in part and Path(part) not in inside:
+            if any((root / part).exists() for root in roots):
+                logging.warning(
+                    f"the zip does not contain {part}, which {key} names: the model "
+                    "can be built only where it exists"
+                )
+
+    for key, value in config.items():
+        if key.endswith("_conf"):
+            visit(value, key)
 
 
 def _files(options: Iterable[PathLike]) -> Iterable[Path]:

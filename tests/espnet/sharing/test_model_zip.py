@@ -272,6 +272,28 @@ def test_a_recipe_outside_the_working_folder(recipe, tmp_path, monkeypatch):
     assert stats == str((recipe / "exp/asr_stats/train/feats_stats.npz"))[1:]
 
 
+def test_a_folder_that_a_configuration_names_is_reported(
+    recipe, tmp_path, monkeypatch, caplog
+):
+    """As classes do that read a model of Hugging Face Transformers or Whisper."""
+    monkeypatch.chdir(recipe)
+    exp, cache = tmp_path / "asr_folder", tmp_path / "cache"
+    exp.mkdir()
+    cache.mkdir()
+    text = (recipe / "exp/asr_share/config.yaml").read_text()
+    text += f"\npreencoder_conf: {{download_dir: {cache}, other: no/such/file}}\n"
+    (exp / "config.yaml").write_text(text)
+    packed = (recipe / "exp/asr_share/valid.acc.ave.packed.pth").read_bytes()
+    (exp / "model.packed.pth").write_bytes(packed)
+    args = [*options("model.packed.pth", exp=str(exp))]
+    zip_model.main([*args, "--outpath", str(tmp_path / "model.zip")])
+    said = [r.getMessage() for r in caplog.records if "does not contain" in r.message]
+    assert said == [
+        f"the zip does not contain {cache}, which preencoder_conf.download_dir names: "
+        "the model can be built only where it exists"
+    ]
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
