@@ -5,6 +5,8 @@
 
 namespace asr {
 
+std::unique_ptr<Encoder> load_conformer(Loader &loader, int64_t inputs);
+std::unique_ptr<Encoder> load_e_branchformer(Loader &loader, int64_t inputs);
 std::unique_ptr<Encoder> load_rnn(Loader &loader, int64_t inputs);
 std::unique_ptr<Encoder> load_vgg_rnn(Loader &loader, int64_t inputs);
 
@@ -14,6 +16,8 @@ const struct {
     const char *type; /* gqasr.encoder.type */
     std::unique_ptr<Encoder> (*load)(Loader &loader, int64_t inputs);
 } ENCODERS[] = {
+    {"conformer", load_conformer},
+    {"e_branchformer", load_e_branchformer},
     {"rnn", load_rnn},
     {"vgg_rnn", load_vgg_rnn},
 };
