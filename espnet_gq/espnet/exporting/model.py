@@ -28,7 +28,7 @@ class Exported:
         path: The file.
         size: Its bytes.
         encoder: Type of the encoder.
-        output: "transducer".
+        output: "transducer" or "ctc".
         notes: What a user should know of the file, a sentence each.
     """
 
@@ -80,6 +80,7 @@ def export(
         Path(path).stat().st_size,
         str(file.settings["encoder.type"]),
         str(file.settings["output"]),
+        tuple(file.notes),
     )
 
 

@@ -54,8 +54,8 @@ Attention Attention::load(Loader &loader, const std::string &name, AttentionKind
     found.out = loader.matrix(name + ".linear_out", width, width);
     if (kind == PLAIN) return found;
     found.position = loader.matrix(name + ".linear_pos", width, width);
-    found.u = loader.floats(name + ".pos_bias_u", width);
-    found.v = loader.floats(name + ".pos_bias_v", width);
+    found.bias_u = loader.floats(name + ".pos_bias_u", width);
+    found.bias_v = loader.floats(name + ".pos_bias_v", width);
     return found;
 }
 
@@ -83,12 +83,12 @@ void Attention::attend(const Loops &loops, float *q, int64_t queries, const floa
         for (int64_t i = 0; i < queries; i += BLOCK) {
             const int64_t n = std::min<int64_t>(BLOCK, queries - i);
             float *of = q + i * width + at;
-            add_bias(of, width, p ? u + at : nullptr, n, depth, with_bias);
+            add_bias(of, width, p ? bias_u + at : nullptr, n, depth, with_bias);
             loops.product(with_bias, depth, keys_t, ldk, n, keys, depth, scores, ldk);
             if (kind == RELATIVE) {
                 /* Row j of the block needs places queries - 1 - (i + j) and on. */
                 const int64_t first = queries - i - n, count = keys + n - 1;
-                add_bias(of, width, v + at, n, depth, with_bias);
+                add_bias(of, width, bias_v + at, n, depth, with_bias);
                 loops.product(with_bias, depth, places_t + first, ldp, n, count, depth,
                               of_places, count);
                 for (int64_t j = 0; j < n; ++j)
@@ -97,7 +97,7 @@ void Attention::attend(const Loops &loops, float *q, int64_t queries, const floa
             } else if (kind == SHIFTED) {
                 /* The query after the block, which the results have not replaced. */
                 const int64_t more = i + n < queries ? n + 1 : n;
-                add_bias(of, width, v + at, more, depth, with_bias);
+                add_bias(of, width, bias_v + at, more, depth, with_bias);
                 loops.product(with_bias, depth, places_t, ldp, more, keys, depth,
                               of_places, ldp);
                 for (int64_t j = 0; j < n; ++j) {

@@ -23,7 +23,7 @@ struct Attention {
     AttentionKind kind = PLAIN;
     int64_t heads = 1, width = 0;
     Matrix query, key, value, out, position;
-    const float *u = nullptr, *v = nullptr; /* (heads, width / heads), not of PLAIN */
+    const float *bias_u = nullptr, *bias_v = nullptr; /* (heads, width / heads), not of PLAIN */
 
     /* NAME.linear_q and so on. */
     static Attention load(class Loader &loader, const std::string &name,
