@@ -27,10 +27,10 @@ INPUT_LAYERS = tuple(
 POSITIONS = {
     conformer_encoder.RelPositionalEncoding: "relative",
     conformer_encoder.LegacyRelPositionalEncoding: "shifted",
-    conformer_encoder.ScaledPositionalEncoding: "scaled",
+    conformer_encoder.ScaledPositionalEncoding: "absolute",
     conformer_encoder.PositionalEncoding: "absolute",
 }
-"""Class of a positional encoding -> name in the file; subclasses come first."""
+"""Class of a positional encoding -> name in the file."""
 
 
 def add_conformer(file: ModelFile, encoder: Any) -> None:
@@ -171,20 +171,21 @@ def _add_whole(file: ModelFile, encoder: Any, attention: Any) -> None:
     out, positions = (
         (embed.out[0], embed.out[-1]) if moved else (embed.out, embed.pos_enc)
     )
-    kind = next((POSITIONS[c] for c in POSITIONS if type(positions) is c), None)
+    kind = POSITIONS.get(type(positions))
     if kind is None:
         raise CannotExport(
-            f"encoder_conf: pos_enc_layer_type is {type(positions).__name__}; allowed on "
-            "a device: rel_pos, abs_pos, scaled_abs_pos"
+            f"encoder_conf: pos_enc_layer_type is {type(positions).__name__}; allowed "
+            "on a device: rel_pos, abs_pos, scaled_abs_pos"
         )
     _check_attention(attention)
     file.set(
         encoder__units=width,
         encoder__layers=len(encoder.encoders),
         encoder__positions=kind,
+        encoder__scaled=not hasattr(positions, "alpha"),
         encoder__norm=getattr(encoder, "after_norm", None) is not None,
     )
-    if kind == "scaled":
+    if hasattr(positions, "alpha"):
         file.floats("encoder.positions.alpha", array(positions.alpha.reshape(1)))
     if kind == "shifted":
         file.set(encoder__positions__longest=int(positions.pe.size(1)))

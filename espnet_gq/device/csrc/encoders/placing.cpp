@@ -1,6 +1,10 @@
-#include <algorithm>
+#include "encoders/placing.h"
 
-#include "encoders/whole.h"
+#include <math.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
 
 namespace asr {
 
@@ -11,7 +15,6 @@ const struct {
     Placing::Kind kind;
 } KINDS[] = {
     {"absolute", Placing::ABSOLUTE},
-    {"scaled", Placing::SCALED},
     {"relative", Placing::RELATIVE},
     {"shifted", Placing::SHIFTED},
 };
@@ -24,14 +27,15 @@ Placing Placing::load(Loader &loader, int64_t width) {
     const auto *end = KINDS + sizeof KINDS / sizeof *KINDS;
     const auto *one = std::find_if(KINDS, end, [&](const auto &k) { return name == k.name; });
     if (one == end) {
-        loader.refuse("has an unknown gqasr.encoder.positions; allowed: absolute, scaled, "
-                      "relative, shifted");
+        loader.refuse("has an unknown gqasr.encoder.positions; allowed: absolute, relative, "
+                      "shifted");
         return found;
     }
     found.kind = one->kind;
     found.positions = Positions::load(loader, "encoder.positions", width);
-    found.factor = found.kind == SCALED ? 1.0f : (float)sqrt((double)width);
-    if (found.kind == SCALED) found.alpha = *loader.floats("encoder.positions.alpha", 1);
+    if (loader.flag("encoder.scaled")) found.factor = (float)sqrt((double)width);
+    if (loader.has_tensor("encoder.positions.alpha"))
+        found.alpha = *loader.floats("encoder.positions.alpha", 1);
     if (found.kind == SHIFTED)
         found.longest = loader.number("encoder.positions.longest", 1, 1 << 24);
     return found;
@@ -43,14 +47,14 @@ void Placing::place(float *x, int64_t n, int64_t first) const {
     for (int64_t i = 0; i < n; ++i, x += width) {
         if (factor != 1.0f)
             for (int64_t k = 0; k < width; ++k) x[k] *= factor;
-        if (kind != ABSOLUTE && kind != SCALED) continue;
+        if (kind != ABSOLUTE) continue;
         positions.encode(first + i, 1, 1, encoded.data());
         for (int64_t k = 0; k < width; ++k) x[k] += alpha * encoded[(size_t)k];
     }
 }
 
 const float *Placing::encodings(int64_t n, Arena &arena) const {
-    if (kind != RELATIVE && kind != SHIFTED) return nullptr;
+    if (kind == ABSOLUTE) return nullptr;
     const int64_t count = kind == RELATIVE ? 2 * n - 1 : n;
     float *out = arena.take(count * positions.width);
     positions.encode(kind == RELATIVE ? n - 1 : std::max(longest, n) - 1, -1, count, out);

@@ -3,46 +3,18 @@
 #ifndef GQ_ASR_WHOLE_H
 #define GQ_ASR_WHOLE_H
 
-#include <math.h>
 #include <string.h>
 
 #include <string>
 #include <vector>
 
 #include "encoders/encoder.h"
+#include "encoders/placing.h"
 #include "layers/arena.h"
-#include "layers/attention.h"
 #include "layers/normalization.h"
-#include "layers/positions.h"
 #include "layers/subsampling.h"
 
 namespace asr {
-
-/* How frames carry their positions. */
-struct Placing {
-    enum Kind {
-        ABSOLUTE, /* sqrt(width) x + e(i) */
-        SCALED,   /* x + alpha e(i) */
-        RELATIVE, /* sqrt(width) x, and e(n - 1), ..., e(1 - n) for the attention */
-        SHIFTED   /* sqrt(width) x, and e(m - 1), ..., e(m - n), m = max(longest, n) */
-    };
-    Kind kind = ABSOLUTE;
-    Positions positions;
-    float factor = 1.0f, alpha = 1.0f;
-    int64_t longest = 0; /* of SHIFTED */
-
-    /* The setting encoder.positions, the tensors encoder.positions.frequencies and,
-     * where it is "scaled", encoder.positions.alpha. */
-    static Placing load(Loader &loader, int64_t width);
-
-    AttentionKind attention() const {
-        return kind == RELATIVE ? asr::RELATIVE : kind == SHIFTED ? asr::SHIFTED : PLAIN;
-    }
-    /* Place x (n, width), frames number `first` and on. */
-    void place(float *x, int64_t n, int64_t first) const;
-    /* The encodings for the attention of n frames, nullptr if it needs none. */
-    const float *encodings(int64_t n, Arena &arena) const;
-};
 
 /* Block: has apply(compute, x, n, positions, arena). */
 template <class Block>
@@ -84,6 +56,7 @@ class WholeStream : public EncoderStream {
     void finish(Frames &out) override {
         const int64_t n = frames_.rows();
         if (n == 0) return;
+        Arena::Scope scope(arena_);
         float *x = frames_.row(0);
         encoder_.placing.place(x, n, 0);
         const float *positions = encoder_.placing.encodings(n, arena_);
