@@ -70,8 +70,8 @@ void Model::verify(Status &status) const {
 
 std::unique_ptr<Search> Model::search(const Compute &compute, int64_t beam) const {
     if (ctc) return beam > 1 ? prefix_ctc(*ctc, compute, beam) : greedy_ctc(*ctc, compute);
-    return beam > 1 ? beam_transducer(*transducer, compute, beam)
-                    : greedy_transducer(*transducer, compute);
+    return beam > 1 || !transducer->greedy ? beam_transducer(*transducer, compute, beam)
+                                           : greedy_transducer(*transducer, compute);
 }
 
 }  // namespace asr

@@ -38,7 +38,13 @@ def add_output(file: ModelFile, model: Any) -> None:
         not getattr(model, "transducer_multi_blank_durations", None),
         "the transducer has blanks of several frames; allowed on a device: one blank",
     )
-    file.set(output="transducer")
+    # ESPnet's second transducer task has another search: see its beam_search_transducer.
+    first = isinstance(model.decoder, TransducerDecoder)
+    file.set(
+        output="transducer",
+        transducer__greedy=first,
+        transducer__normalized=first,
+    )
     _add_predictor(file, model.decoder)
     _add_joint(file, joint)
 

@@ -26,6 +26,8 @@ enum {
     MOST_UNITS = 1 << 16
 };
 
+int64_t over(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
 class ChunkConformer : public Encoder {
   public:
     std::unique_ptr<EncoderStream> start(const Compute &compute) const override;
@@ -74,7 +76,12 @@ class ChunkStream : public EncoderStream {
         return std::max<int64_t>(begin + encoder_.samples - samples, 0);
     }
 
-    void finish(Frames &out) override { chunk(features_.rows(), out); }
+    void finish(Frames &out) override {
+        /* ESPnet leaves the last features out of a first chunk, even of the only one. */
+        const int64_t out_of_first = over(encoder_.n_fft, encoder_.hop) / 2;
+        const int64_t n = features_.rows() - (chunks_ == 0 ? out_of_first : 0);
+        if (n > 0) chunk(n, out);
+    }
 
   private:
     /* Encode the first n features, and keep the last ones of them. */

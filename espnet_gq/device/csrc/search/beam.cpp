@@ -60,8 +60,12 @@ class Beam : public Search {
     std::vector<Hypothesis> best(int64_t n) const override {
         std::vector<const Node *> sorted;
         for (const Node &node : nodes_) sorted.push_back(&node);
-        std::stable_sort(sorted.begin(), sorted.end(), [](const Node *a, const Node *b) {
-            return a->score / (double)a->length() > b->score / (double)b->length();
+        const bool normalized = transducer_.normalized;
+        const auto rank = [normalized](const Node *node) {
+            return normalized ? node->score / (double)node->length() : node->score;
+        };
+        std::stable_sort(sorted.begin(), sorted.end(), [&](const Node *a, const Node *b) {
+            return rank(a) > rank(b);
         });
         std::vector<Hypothesis> found;
         for (size_t i = 0; i < sorted.size() && (int64_t)i < n; ++i)

@@ -103,9 +103,7 @@ class PrefixBeam : public Search {
 
   private:
     /* Read the log-probabilities of a frame. */
-    void step(float *logp) {
-        for (int64_t k = 0; k < ctc_.labels; ++k)
-            if (!(logp[k] > -1e9f)) logp[k] = -1e9f; /* also what is not a number */
+    void step(const float *logp) {
         choose(logp);
         next_.clear();
         for (const Candidate &one : active_) stay(one, logp);

@@ -34,6 +34,8 @@ class Search {
 struct Transducer {
     std::unique_ptr<Predictor> predictor;
     Joint joint;
+    bool greedy = true;     /* a beam of 1 reads at most one label per frame */
+    bool normalized = true; /* the best hypotheses are those of the best mean score */
 
     static std::unique_ptr<Transducer> load(Loader &loader, int64_t encoded,
                                             int64_t tokens);
