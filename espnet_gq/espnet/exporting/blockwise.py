@@ -3,7 +3,7 @@
 These are contextual-block Conformers, and those of ESPnet's second transducer task.
 """
 
-from typing import Any
+from typing import Any, List, Optional
 
 from espnet2.asr.encoder import contextual_block_conformer_encoder as contextual
 from espnet2.asr_transducer.encoder.blocks.conformer import Conformer
@@ -26,6 +26,9 @@ CHUNK_MS = 640
 """Milliseconds of a chunk, ESPnet's default of --decoding_window."""
 LEFT_CONTEXT = 32
 """Encoder frames before a chunk that it sees, ESPnet's default of --left_context."""
+
+MOST_LEFT, MOST_SAMPLES = 2**14, 2**24
+"""The engine's limits, see device/csrc/encoders/chunk_conformer.cpp."""
 
 
 def add_contextual_block(file: ModelFile, encoder: Any) -> None:
@@ -145,15 +148,53 @@ def _check_same(blocks: nn.ModuleList, causal: bool) -> None:
         )
 
 
+def set_chunks(
+    file: ModelFile, chunk_ms: Optional[float], left_context: Optional[int]
+) -> None:
+    """Change how samples are divided into chunks.
+
+    Args:
+        file: The model file, with an encoder.
+        chunk_ms: Milliseconds of a chunk, None to leave them.
+        left_context: Encoder frames before a chunk that it sees, None to leave them.
+
+    Raises:
+        CannotExport: If the encoder has no chunks, or not such ones.
+    """
+    settings = file.settings
+    require(
+        settings["encoder.type"] == "chunk_conformer",
+        f"chunk_ms or left_context is set and the encoder is {settings['encoder.type']}"
+        "; allowed: for the second transducer task with dynamic_chunk_training",
+    )
+    if chunk_ms is not None:
+        rate, n_fft, _ = _features(file)
+        samples = round(chunk_ms * rate / 1000)
+        require(
+            n_fft <= samples <= MOST_SAMPLES,
+            f"chunk_ms is {chunk_ms}; allowed: {n_fft / rate * 1000:g} (n_fft samples) "
+            f"to {MOST_SAMPLES // rate * 1000}",
+        )
+        settings["encoder.chunk.samples"] = samples
+    if left_context is not None:
+        require(
+            0 <= left_context <= MOST_LEFT,
+            f"left_context is {left_context}; allowed: 0 to {MOST_LEFT}",
+        )
+        settings["encoder.chunk.left"] = left_context
+
+
+def _features(file: ModelFile) -> List[int]:
+    """Return the sampling rate, n_fft and the hop length of a file."""
+    keys = ("sample_rate", "n_fft", "hop_length")
+    return [int(file.settings[f"features.{key}"]) for key in keys]  # type: ignore
+
+
 def _add_chunks(file: ModelFile, embed: Any) -> None:
     """Add how samples are divided into chunks."""
-    settings = file.settings
-    rate, n_fft, hop = (
-        int(settings[f"features.{key}"])  # type: ignore[arg-type]
-        for key in ("sample_rate", "n_fft", "hop_length")
-    )
+    rate, n_fft, hop = _features(file)
     require(
-        bool(settings["features.center"]),
+        bool(file.settings["features.center"]),
         "frontend_conf: center is false; allowed on a device, chunk by chunk: true",
     )
     if n_fft % hop:

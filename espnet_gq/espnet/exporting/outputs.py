@@ -38,7 +38,7 @@ def add_output(file: ModelFile, model: Any) -> None:
         not getattr(model, "transducer_multi_blank_durations", None),
         "the transducer has blanks of several frames; allowed on a device: one blank",
     )
-    # ESPnet's second transducer task has another search: see its beam_search_transducer.
+    # ESPnet's second transducer task has another search, beam_search_transducer.py.
     first = isinstance(model.decoder, TransducerDecoder)
     file.set(
         output="transducer",

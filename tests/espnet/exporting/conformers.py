@@ -117,7 +117,7 @@ SECOND = {
 """Name -> options of a training of the second transducer task."""
 
 FLOAT_BLOCK = {
-    "gq_conf": {"bits": 3, "rules": [{"pattern": "encoders.1.*", "bits": None}]}
+    "gq_conf": {"bits": 3, "rules": [{"pattern": "encoders.1.*", "float": True}]}
 }
 ENCODERS = {
     "plain": ("gq_conformer", {**CONFORMER, **PLAIN, "macaron_style": False}),

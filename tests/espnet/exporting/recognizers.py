@@ -98,7 +98,11 @@ KINDS: Dict[str, Dict[str, Any]] = {
 
 
 def make(
-    folder: Path, options: Dict[str, Any], blank: float = 1.0, task: Any = ASRTask
+    folder: Path,
+    options: Dict[str, Any],
+    blank: float = 1.0,
+    task: Any = ASRTask,
+    sharpness: float = 1.0,
 ):
     """Write config.yaml and a packed checkpoint; return the pair.
 
@@ -107,6 +111,7 @@ def make(
         options: Options of the training.
         blank: What is added to the logit of blank.
         task: ESPnet's task.
+        sharpness: What the logits are multiplied by.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = yaml.safe_load(yaml.safe_dump(options))
@@ -122,8 +127,12 @@ def make(
             if parameter.dim() > 1:
                 parameter.mul_(3)
         joint = getattr(model, "joint_network", None)
-        output = model.ctc.ctc_lo if joint is None else joint.lin_out
-        output.bias[0] += blank
+        ctc = getattr(model, "ctc", None)
+        output = getattr(ctc, "ctc_lo", None) if joint is None else joint.lin_out
+        if output is not None:
+            output.bias[0] += blank
+            output.bias.mul_(sharpness)
+            output.weight.mul_(sharpness)
     fit_quantizers(model)
     save(pack(model), folder / "model.packed.pth")
     return folder / "config.yaml", folder / "model.packed.pth"

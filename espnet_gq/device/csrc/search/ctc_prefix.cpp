@@ -2,7 +2,8 @@
  *
  * A frame after the other, each prefix keeps the probability of the paths that end in
  * blank and of those that end in its last label. A prefix that leaves the beam takes its
- * paths with it, so that a score is at most the prefix's true log-probability.
+ * paths with it; when the utterance has ended, the remaining ones get the probability of
+ * all their paths, as far as labels were among those that prefixes were extended by.
  */
 #include <math.h>
 
@@ -38,6 +39,13 @@ struct Prefix {
 struct Times {
     int32_t before;
     int64_t frame;
+};
+
+/* The log-probability of a label in a frame. */
+struct Seen {
+    int32_t label;
+    float logp;
+    bool operator<(const Seen &other) const { return label < other.label; }
 };
 
 /* Paths of a prefix that end in the same way. */
@@ -82,19 +90,26 @@ class PrefixBeam : public Search {
         }
     }
 
+    void finish() override {
+        for (Candidate &one : active_)
+            one.score = std::max(one.score, of_all_paths(labels_of(one.prefix)));
+        std::stable_sort(active_.begin(), active_.end(),
+                         [](const Candidate &a, const Candidate &b) {
+                             return a.score > b.score;
+                         });
+    }
+
     std::vector<Hypothesis> best(int64_t n) const override {
         std::vector<Hypothesis> found;
         for (size_t i = 0; i < active_.size() && (int64_t)i < n; ++i) {
             const Candidate &one = active_[i];
             Hypothesis hypothesis;
             hypothesis.score = one.score;
-            for (int32_t p = one.prefix; p > 0; p = prefixes_[(size_t)p].before)
-                hypothesis.labels.push_back(prefixes_[(size_t)p].label);
+            hypothesis.labels = labels_of(one.prefix);
             const bool by_blank = one.blank.best > one.last.best;
             for (int32_t t = by_blank ? one.blank.times : one.last.times; t >= 0;
                  t = times_[(size_t)t].before)
                 hypothesis.frames.push_back(times_[(size_t)t].frame);
-            std::reverse(hypothesis.labels.begin(), hypothesis.labels.end());
             std::reverse(hypothesis.frames.begin(), hypothesis.frames.end());
             found.push_back(std::move(hypothesis));
         }
@@ -102,9 +117,45 @@ class PrefixBeam : public Search {
     }
 
   private:
+    std::vector<int32_t> labels_of(int32_t prefix) const {
+        std::vector<int32_t> labels;
+        for (int32_t p = prefix; p > 0; p = prefixes_[(size_t)p].before)
+            labels.push_back(prefixes_[(size_t)p].label);
+        std::reverse(labels.begin(), labels.end());
+        return labels;
+    }
+
+    /* The log-probability of labels: the sum over their paths through all frames. */
+    double of_all_paths(const std::vector<int32_t> &labels) const {
+        const size_t n = labels.size(), tried = tried_.size();
+        std::vector<double> blank(n + 1, NEVER), last(n + 1, NEVER); /* after i labels */
+        blank[0] = 0.0;
+        for (size_t t = 0; t < blanks_.size(); ++t) {
+            const Seen *seen = seen_.data() + t * tried;
+            for (size_t i = n;; --i) { /* backwards: i - 1 is that of the frame before */
+                const double all = plus(blank[i], last[i]);
+                if (i > 0) {
+                    const Seen wanted = {labels[i - 1], 0.0f};
+                    const Seen *found = std::lower_bound(seen, seen + tried, wanted);
+                    const bool known = found < seen + tried && !(wanted < *found);
+                    double from = plus(last[i], blank[i - 1]);
+                    if (i < 2 || labels[i - 1] != labels[i - 2])
+                        from = plus(from, last[i - 1]);
+                    last[i] = known ? from + found->logp : NEVER;
+                }
+                blank[i] = all + blanks_[t];
+                if (i == 0) break;
+            }
+        }
+        return plus(blank[n], last[n]);
+    }
+
     /* Read the log-probabilities of a frame. */
     void step(const float *logp) {
         choose(logp);
+        blanks_.push_back(logp[BLANK]);
+        for (int32_t label : tried_) seen_.push_back({label, logp[label]});
+        std::sort(seen_.end() - (int64_t)tried_.size(), seen_.end());
         next_.clear();
         for (const Candidate &one : active_) stay(one, logp);
         const size_t stayed = next_.size();
@@ -133,6 +184,7 @@ class PrefixBeam : public Search {
         next_.erase(std::remove_if(next_.begin(), next_.end(),
                                    [](const Candidate &c) { return c.score == NEVER; }),
                     next_.end());
+        if (next_.empty()) return; /* a frame without probabilities */
         const size_t kept = std::min(beam_, next_.size());
         std::partial_sort(next_.begin(), next_.begin() + (int64_t)kept, next_.end(),
                           [](const Candidate &a, const Candidate &b) {
@@ -203,6 +255,8 @@ class PrefixBeam : public Search {
     std::map<std::pair<int32_t, int32_t>, int32_t> numbers_; /* of (before, label) */
     std::vector<Candidate> active_, next_;                   /* the best first */
     std::vector<int32_t> tried_;
+    std::vector<float> blanks_; /* log-probabilities of blank, per frame */
+    std::vector<Seen> seen_;    /* those of the labels that were tried, by number */
     std::vector<float> scores_;
 };
 

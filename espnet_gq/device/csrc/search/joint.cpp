@@ -25,12 +25,6 @@ void Joint::logits(const Compute &compute, const float *encoded, int64_t m,
     output.apply(compute, space.data(), m, logits);
 }
 
-namespace {
-
-const float LEAST = -1e9f;
-
-}  // namespace
-
 void log_softmax(float *x, int64_t n) {
     const float most = x[largest(x, n)];
     double sum = 0.0;

@@ -28,8 +28,7 @@ struct Joint {
                 const float *predicted, float *logits, std::vector<float> &space) const;
 };
 
-/* Turn logits (n) into log-probabilities, in place; what is less than -1e9, or not a
- * number, becomes -1e9. */
+/* Turn logits (n) into log-probabilities, in place. */
 void log_softmax(float *x, int64_t n);
 
 /* Number of the largest of x (n), the first of several. */

@@ -9,8 +9,9 @@ std::unique_ptr<Transducer> Transducer::load(Loader &loader, int64_t encoded,
     found->predictor = load_predictor(loader, tokens);
     if (!found->predictor) return nullptr;
     found->joint = Joint::load(loader, encoded, found->predictor->outputs, tokens);
-    found->greedy = loader.flag("transducer.greedy");
-    found->normalized = loader.flag("transducer.normalized");
+    if (loader.has("transducer.greedy")) found->greedy = loader.flag("transducer.greedy");
+    if (loader.has("transducer.normalized"))
+        found->normalized = loader.flag("transducer.normalized");
     return loader.ok() ? std::move(found) : nullptr;
 }
 
