@@ -24,6 +24,17 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="the file to write"
     )
+    parser.add_argument(
+        "--chunk-ms",
+        type=float,
+        help="milliseconds of a chunk, for encoders of the second transducer task that "
+        "work chunk by chunk (640)",
+    )
+    parser.add_argument(
+        "--left-context",
+        type=int,
+        help="encoder frames before a chunk that it sees, for the same (32)",
+    )
     parser.add_argument("--cachedir", help="cache for unpacked zips and downloads")
     return parser
 
@@ -33,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from espnet_gq.espnet.exporting import export
 
     source = args.model[0] if len(args.model) == 1 else args.model
-    done = export(source, args.output, args.cachedir)
+    done = export(source, args.output, args.cachedir, args.chunk_ms, args.left_context)
     print(
         f"{done.path}: {done.encoder} encoder, {done.output}, "
         f"{done.size / 1e6:.2f} MB"

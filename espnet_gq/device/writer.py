@@ -3,7 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -23,12 +23,17 @@ Setting = Union[bool, int, str, Sequence[int], Sequence[str]]
 
 
 class ModelFile:
-    """The contents of a model file: settings, and tensors in NumPy arrays."""
+    """The contents of a model file: settings, and tensors in NumPy arrays.
+
+    Attributes:
+        notes: What a user should know of the file, a sentence each.
+    """
 
     def __init__(self) -> None:
         self.settings: Dict[str, Setting] = {}
         self.shapes: Dict[str, Tuple[int, ...]] = {}
         self.tensors: Dict[str, np.ndarray] = {}
+        self.notes: List[str] = []
 
     def set(self, **settings: Setting) -> None:
         """Add settings; a double underscore in a key stands for a dot.

@@ -37,8 +37,11 @@ void Model::load(Status &status) {
     const std::string output = loader.text("output");
     if (output == "transducer")
         transducer = Transducer::load(loader, encoder->outputs, vocabulary->size());
+    else if (output == "ctc")
+        ctc = Ctc::load(loader, encoder->outputs, vocabulary->size());
     else
-        loader.refuse("has the output %s, which this version lacks; it has: transducer",
+        loader.refuse("has the output %s, which this version lacks; it has: transducer, "
+                      "ctc",
                       quoted(output.data(), output.size()).text);
 }
 
@@ -66,8 +69,9 @@ void Model::verify(Status &status) const {
 }
 
 std::unique_ptr<Search> Model::search(const Compute &compute, int64_t beam) const {
-    return beam > 1 ? beam_transducer(*transducer, compute, beam)
-                    : greedy_transducer(*transducer, compute);
+    if (ctc) return beam > 1 ? prefix_ctc(*ctc, compute, beam) : greedy_ctc(*ctc, compute);
+    return beam > 1 || !transducer->greedy ? beam_transducer(*transducer, compute, beam)
+                                           : greedy_transducer(*transducer, compute);
 }
 
 }  // namespace asr

@@ -9,6 +9,7 @@
 #include "features/features.h"
 #include "file/gguf.h"
 #include "file/mapping.h"
+#include "search/ctc.h"
 #include "search/search.h"
 #include "vocabulary.h"
 
@@ -20,7 +21,9 @@ struct Model {
     std::unique_ptr<Features> features;
     std::unique_ptr<Vocabulary> vocabulary;
     std::unique_ptr<Encoder> encoder;
+    /* One of them: */
     std::unique_ptr<Transducer> transducer;
+    std::unique_ptr<Ctc> ctc;
 
     /* Build the components of the file that `bytes` has. */
     void load(Status &status);

@@ -28,6 +28,7 @@ Stream::Stream(std::shared_ptr<const Model> model, const gq_asr_options &options
 void Stream::reset(Status &status) {
     compute_.failed = 0;
     finished_ = current_ = false;
+    samples_ = 0;
     lost_ = true; /* until all parts have begun anew */
     feature_frames_.clear();
     encoder_frames_.clear();
@@ -75,6 +76,7 @@ void Stream::feed(const int16_t *samples, int64_t n, Status &status) {
 void Stream::block(const float *samples, int64_t n, Status &status) {
     current_ = false;
     lost_ = true; /* should memory be lacking on the way */
+    samples_ += n;
     features_->push(samples, n, feature_frames_);
     encoder_->push(feature_frames_.data.data(), feature_frames_.rows(), encoder_frames_);
     lost_ = false;
@@ -85,6 +87,8 @@ void Stream::finish(Status &status) {
     if (!usable(status)) return;
     current_ = false;
     lost_ = true;
+    const std::vector<float> zeros((size_t)encoder_->end(samples_));
+    features_->push(zeros.data(), (int64_t)zeros.size(), feature_frames_);
     features_->finish(feature_frames_);
     encoder_->push(feature_frames_.data.data(), feature_frames_.rows(), encoder_frames_);
     encoder_->finish(encoder_frames_);

@@ -43,6 +43,7 @@ class Stream {
     std::unique_ptr<EncoderStream> encoder_;
     std::unique_ptr<Search> search_;
     Frames feature_frames_, encoder_frames_;
+    int64_t samples_ = 0; /* of the utterance so far */
     bool finished_ = false, lost_ = false, current_ = false;
     std::vector<Result> results_;
 };

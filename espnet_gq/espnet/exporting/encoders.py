@@ -7,11 +7,22 @@ described in device/csrc/encoders/encoder.h.
 from typing import Any, Callable, Dict, Optional, Type
 
 import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.rnn_encoder import RNNEncoder
 from espnet2.asr.encoder.vgg_rnn_encoder import VGGRNNEncoder
+from espnet2.asr_transducer.encoder.encoder import Encoder
 from torch import nn
 
 from espnet_gq.device.writer import ModelFile
+from espnet_gq.espnet.exporting.blockwise import (
+    add_contextual_block,
+    add_transducer_encoder,
+)
+from espnet_gq.espnet.exporting.conformers import add_conformer, add_e_branchformer
 from espnet_gq.espnet.exporting.refusal import CannotExport, require
 from espnet_gq.espnet.exporting.weights import (
     add_conv2d,
@@ -95,6 +106,10 @@ def _add_rnn_stack(
 
 
 ENCODERS: Dict[Type[nn.Module], Callable[[ModelFile, Any], None]] = {
+    ConformerEncoder: add_conformer,
+    ContextualBlockConformerEncoder: add_contextual_block,
+    EBranchformerEncoder: add_e_branchformer,
+    Encoder: add_transducer_encoder,
     RNNEncoder: _add_rnn,
     VGGRNNEncoder: _add_vgg_rnn,
 }

@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import espnet_gq.espnet  # noqa: F401 registers the quantized classes
 from espnet_gq.device.writer import ModelFile
+from espnet_gq.espnet.exporting.blockwise import set_chunks
 from espnet_gq.espnet.exporting.encoders import add_encoder
 from espnet_gq.espnet.exporting.features import add_features
 from espnet_gq.espnet.exporting.outputs import add_output
@@ -28,7 +29,7 @@ class Exported:
         path: The file.
         size: Its bytes.
         encoder: Type of the encoder.
-        output: "transducer".
+        output: "transducer" or "ctc".
         notes: What a user should know of the file, a sentence each.
     """
 
@@ -40,7 +41,11 @@ class Exported:
 
 
 def export(
-    source: Source, path: Union[str, Path], cachedir: Optional[str] = None
+    source: Source,
+    path: Union[str, Path],
+    cachedir: Optional[str] = None,
+    chunk_ms: Optional[float] = None,
+    left_context: Optional[int] = None,
 ) -> Exported:
     """Write a packed model to a file that the device engine reads.
 
@@ -48,6 +53,9 @@ def export(
         source: See `espnet_gq.espnet.sharing.pretrained.find_model`.
         path: The file to write.
         cachedir: Cache for unpacked zips and downloads, see `find_model`.
+        chunk_ms: Milliseconds of a chunk; None: 640. For encoders of the second
+            transducer task alone.
+        left_context: Encoder frames before a chunk that it sees; None: 32.
 
     Raises:
         CannotExport: If the engine cannot run the model; names the part.
@@ -74,12 +82,15 @@ def export(
 
     model, args = build(load, found, {})
     file = describe(model.eval(), args)
+    if chunk_ms is not None or left_context is not None:
+        set_chunks(file, chunk_ms, left_context)
     file.write(path)
     return Exported(
         Path(path),
         Path(path).stat().st_size,
         str(file.settings["encoder.type"]),
         str(file.settings["output"]),
+        tuple(file.notes),
     )
 
 

@@ -1,4 +1,4 @@
-"""What follows the encoder, put into the model file: a transducer."""
+"""What follows the encoder, put into the model file: a transducer, or CTC."""
 
 from typing import Any
 
@@ -31,17 +31,45 @@ def add_output(file: ModelFile, model: Any) -> None:
         CannotExport: If the engine does not have it.
     """
     joint = getattr(model, "joint_network", None)
-    require(
-        joint is not None,
-        "the model has no transducer; allowed on a device: a transducer",
-    )
+    if joint is None:
+        _add_ctc(file, model)
+        return
     require(
         not getattr(model, "transducer_multi_blank_durations", None),
         "the transducer has blanks of several frames; allowed on a device: one blank",
     )
-    file.set(output="transducer")
+    # ESPnet's second transducer task has another search, beam_search_transducer.py.
+    first = isinstance(model.decoder, TransducerDecoder)
+    file.set(
+        output="transducer",
+        transducer__greedy=first,
+        transducer__normalized=first,
+    )
     _add_predictor(file, model.decoder)
     _add_joint(file, joint)
+
+
+def _add_ctc(file: ModelFile, model: Any) -> None:
+    ctc = getattr(model, "ctc", None)
+    require(
+        isinstance(getattr(ctc, "ctc_lo", None), nn.Linear),
+        "the model has neither a transducer nor CTC (model_conf: ctc_weight is 0); "
+        "allowed on a device: one of them",
+    )
+    require(
+        getattr(model, "blank_id", 0) == 0,
+        f"the number of blank is {getattr(model, 'blank_id', 0)}; allowed on a device: "
+        "0",
+    )
+    # ESPnet's search ends at <sos/eos>, which is the last token.
+    ends = model.sos == model.eos == model.vocab_size - 1
+    file.set(output="ctc", ctc__labels=int(model.vocab_size) - int(ends))
+    add_linear(file, "ctc.output", ctc.ctc_lo)
+    if getattr(model, "decoder", None) is not None:
+        file.notes.append(
+            f"The decoder {type(model.decoder).__name__} is left out: the file "
+            "recognizes by CTC alone, as ESPnet does with ctc_weight 1.0."
+        )
 
 
 def _add_predictor(file: ModelFile, decoder: Any) -> None:

@@ -97,28 +97,42 @@ KINDS: Dict[str, Dict[str, Any]] = {
 """Name -> options of a training."""
 
 
-def make(folder: Path, options: Dict[str, Any], blank: float = 1.0):
+def make(
+    folder: Path,
+    options: Dict[str, Any],
+    blank: float = 1.0,
+    task: Any = ASRTask,
+    sharpness: float = 1.0,
+):
     """Write config.yaml and a packed checkpoint; return the pair.
 
     Args:
         folder: Where to.
         options: Options of the training.
         blank: What is added to the logit of blank.
+        task: ESPnet's task.
+        sharpness: What the logits are multiplied by.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = yaml.safe_load(yaml.safe_dump(options))
     if options["normalize"] == "global_mvn":
         options["normalize_conf"] = {"stats_file": str(folder / "stats.npz")}
         np.savez(folder / "stats.npz", **statistics(options["frontend_conf"]))
-    given = {**vars(ASRTask.get_parser().parse_args([])), **options}
+    given = {**vars(task.get_parser().parse_args([])), **options}
     (folder / "config.yaml").write_text(yaml.safe_dump(given))
     torch.manual_seed(5)
-    model = ASRTask.build_model(argparse.Namespace(**given))
+    model = task.build_model(argparse.Namespace(**given))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3)
-        model.joint_network.lin_out.bias[0] += blank
+        joint = getattr(model, "joint_network", None)
+        ctc = getattr(model, "ctc", None)
+        output = getattr(ctc, "ctc_lo", None) if joint is None else joint.lin_out
+        if output is not None:
+            output.bias[0] += blank
+            output.bias.mul_(sharpness)
+            output.weight.mul_(sharpness)
     fit_quantizers(model)
     save(pack(model), folder / "model.packed.pth")
     return folder / "config.yaml", folder / "model.packed.pth"

@@ -7,8 +7,15 @@ from typing import Any, Dict
 import numpy as np
 
 from espnet_gq.device.writer import ModelFile
+from tests.robustness.device.conformers import Weights, settings
 
 TOKENS = ["<blank>", "a", "\u2581b", "<unk>"]
+CONFORMERS = (
+    "conformer",
+    "e_branchformer",
+    "contextual_block_conformer",
+    "chunk_conformer",
+)
 RNN: Dict[str, Any] = dict(
     encoder__type="rnn",
     encoder__cell="lstm",
@@ -98,11 +105,22 @@ def _vgg() -> Tiny:
     return _transducer(file, 2)
 
 
+def conformer(kind: str, **changes: Any) -> Tiny:
+    """Return a model file of a Conformer with CTC."""
+    given = settings(kind, **{"features__hop_length": 8, **changes})
+    file = Tiny(**given, output="ctc", ctc__labels=len(TOKENS))
+    Weights(file, 2)
+    file.weight("ctc.output", len(TOKENS), 4)
+    return file
+
+
 def write_models(folder: Path) -> None:
     """Write a model file of each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in (("lstm", _lstm), ("gru", _gru), ("vgg", _vgg)):
         make().write(folder / name)
+    for kind in CONFORMERS:
+        conformer(kind).write(folder / kind)
 
 
 def write_wavs(folder: Path) -> None:

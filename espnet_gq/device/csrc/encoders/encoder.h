@@ -21,6 +21,12 @@ class EncoderStream {
     virtual ~EncoderStream() = default;
     /* Read features x (n, inputs); append the frames that they complete. */
     virtual void push(const float *x, int64_t n, Frames &out) = 0;
+    /* The utterance has `samples` samples. Return how many zeros are to follow them: the
+     * features of these are the last ones that push() gets. Called once. */
+    virtual int64_t end(int64_t samples) {
+        (void)samples;
+        return 0;
+    }
     /* The features end here: append the remaining frames. Called once. */
     virtual void finish(Frames &out) = 0;
 };

@@ -10,7 +10,7 @@
 
 namespace asr {
 
-enum class Activation { IDENTITY, RELU, TANH, SWISH };
+enum class Activation { IDENTITY, RELU, TANH, SWISH, HARDTANH, SELU, GELU };
 
 /* The activation that the setting `key` names. */
 Activation load_activation(Loader &loader, const std::string &key);
