@@ -17,7 +17,11 @@
 
 namespace gq {
 
-enum { TILE = 8 };
+enum {
+    TILE = 8,
+    PAIR = 2,             /* stripes that share the activations of a tile */
+    CHUNK_BYTES = 1 << 13 /* of a stripe's codes that are unpacked at a time */
+};
 
 /* The codebook, in the forms that kernels look values up in. */
 struct tables {
@@ -27,10 +31,17 @@ struct tables {
     float unit;
 };
 
-/* What to prefetch beside the work: `lines` lines of 64 bytes per block. */
+/* What to prefetch beside the work: of each stripe `lines` lines of 64 bytes per block. */
 struct ahead_t {
-    const uint8_t *at;
+    const uint8_t *at[PAIR];
     int64_t lines;
+};
+
+/* The results of a tile with a stripe: n rows of `rows` values, `ld` apart. */
+struct result_t {
+    float *out;
+    int64_t n, rows, ld;
+    const float *scale, *bias; /* (16) of the stripe */
 };
 
 struct instruction_set {
@@ -52,11 +63,22 @@ struct instruction_set {
     void (*codes[8])(const uint8_t *stripe, int64_t blocks, const tables *t,
                      uint8_t *out);
 
-    /* The products with an unpacked stripe, by log2 of the rows of a tile. */
+    /* The products with an unpacked stripe, added to `out`, by log2 of the rows of a
+     * tile. */
     void (*dot_values[4])(const float *values, int64_t blocks, const float *x,
                           ahead_t ahead, float *out);
     void (*dot_codes[4])(const uint8_t *codes, int64_t blocks, const int8_t *x,
                          const int32_t *total, ahead_t ahead, int32_t *out);
+    /* The same of two stripes and a full tile: each value of x is loaded once for both.
+     * codes: (2, CHUNK_BYTES), out: (2, 8, 16). NULL where it would not be faster. */
+    void (*dot_pair)(const uint8_t *codes, int64_t blocks, const int8_t *x,
+                     const int32_t *total, ahead_t ahead, int32_t *out);
+
+    /* out[i, r] = bias[r] + sum[i, r] scale[r], and of codes
+     * out[i, r] = bias[r] + sum[i, r] (unit[i] unit_of_codes scale[r]). sum: (n, 16). */
+    void (*store_values)(const result_t &to, const float *sum);
+    void (*store_codes)(const result_t &to, const int32_t *sum, const float *unit,
+                        float unit_of_codes);
 
     /* q[4 m (i / 4) + i % 4] = round(x[i] / unit), the rest of the blocks 0, where
      * unit = max |x| / 127. x: (n), one row of a tile of m. Returns unit (NaN where a
@@ -77,7 +99,7 @@ struct instruction_set {
 
 extern const instruction_set portable;
 #if defined(__x86_64__)
-extern const instruction_set avx2, avx512, vnni;
+extern const instruction_set avx2, avx512, vnni, vnni_zen4;
 #elif defined(__aarch64__)
 extern const instruction_set neon;
 #endif
@@ -107,11 +129,21 @@ constexpr instruction_set make_instruction_set(const char *name,
     s.name = name;
     fill<K>(s, std::make_integer_sequence<int, 4>(),
             std::make_integer_sequence<int, 8>());
+    s.store_values = K::store_values;
+    s.store_codes = K::store_codes;
     s.round_row = K::round_row;
     s.lstm = K::lstm;
     s.gru = K::gru;
     s.read = K::read;
     s.quantizer = quantizer;
+    return s;
+}
+
+/* The same, with pairs of stripes. */
+template <class K>
+constexpr instruction_set with_pairs(const char *name, const quantizer_pass *quantizer) {
+    instruction_set s = make_instruction_set<K>(name, quantizer);
+    s.dot_pair = K::template dot_codes<TILE, PAIR>;
     return s;
 }
 

@@ -5,7 +5,7 @@
  * FloatTable<BITS>(const tables *) keeps the centroids, and look_up(index, w) gives the
  * four columns of a group, w: (4) vectors of 16 rows. Int8 has
  *     table<BITS>(const tables *), whose look_up(index) gives the codes of a group,
- *     add<M>(w, x, sum): sum[m] += w x[m], w: (16, 4) codes, x: (m, 4),
+ *     operand(x), made of 4 values, and add(sum, w, operand): sum + w x, w: (16, 4) codes,
  *     finish(sum, total): the sum of one row of x, which is `total`.
  * In an index there is garbage above its bits.
  */
@@ -92,9 +92,16 @@ INLINE void prefetch(const uint8_t *block) {
         _mm_prefetch((const char *)block + AHEAD + 64 * i, _MM_HINT_T0);
 }
 
-INLINE void prefetch_line(gq::ahead_t ahead, int line) {
+template <int STRIPES>
+INLINE void prefetch_lines(const gq::ahead_t &ahead, int line) {
     if (line < ahead.lines)
-        _mm_prefetch((const char *)ahead.at + 64 * line, _MM_HINT_T0);
+        for (int s = 0; s < STRIPES; ++s)
+            _mm_prefetch((const char *)ahead.at[s] + 64 * line, _MM_HINT_T0);
+}
+
+template <int STRIPES>
+INLINE void advance(gq::ahead_t &ahead) {
+    for (int s = 0; s < STRIPES; ++s) ahead.at[s] += 64 * ahead.lines;
 }
 
 template <template <int> class FloatTable, class Int8>
@@ -129,11 +136,12 @@ struct kernels_512 : pointwise {
         (add_group<BITS, M, G>(block, table, x, sum), ...);
     }
 
-    template <int M, int CHAINS>
+    template <bool ADD, int M, int CHAINS>
     INLINE void store_sums(__m512 (&sum)[CHAINS][M], float *out) {
         for (int m = 0; m < M; ++m) {
             __m512 total = sum[0][m];
             for (int i = 1; i < CHAINS; ++i) total = _mm512_add_ps(total, sum[i][m]);
+            if (ADD) total = _mm512_add_ps(total, _mm512_loadu_ps(out + gq::ROWS * m));
             _mm512_storeu_ps(out + gq::ROWS * m, total);
         }
     }
@@ -151,7 +159,7 @@ struct kernels_512 : pointwise {
             prefetch<BITS>(stripe);
             add_block<BITS, M>(block, table, x, sum, all_groups());
         }
-        store_sums<M>(sum, out);
+        store_sums<false>(sum, out);
     }
 
     template <int BITS, int G>
@@ -182,34 +190,55 @@ struct kernels_512 : pointwise {
         __m512 sum[chains(M)][M];
         for (auto &chain : sum)
             for (__m512 &s : chain) s = _mm512_setzero_ps();
-        for (; blocks > 0; --blocks, ahead.at += 64 * ahead.lines)
+        for (; blocks > 0; --blocks, advance<1>(ahead))
             for (int g = 0; g < gq::GROUPS; ++g, values += 4 * gq::ROWS, x += 4 * M) {
-                prefetch_line(ahead, g);
+                prefetch_lines<1>(ahead, g);
                 __m512 w[4];
                 for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_ps(values + gq::ROWS * j);
                 add_columns<M>(w, x, sum);
             }
-        store_sums<M>(sum, out);
+        store_sums<true>(sum, out);
     }
 
     template <int BITS>
     using code_table = typename Int8::template table<BITS>;
 
+    /* x: (m, 4), the same for each stripe. */
+    template <int M, int CHAINS, int STRIPES>
+    INLINE void add_products(const __m512i (&w)[STRIPES], const int8_t *x, int chain,
+                             __m512i (&sum)[STRIPES][CHAINS][M]) {
+        for (int m = 0; m < M; ++m) {
+            int32_t four;
+            __builtin_memcpy(&four, x + 4 * m, 4);
+            const typename Int8::operand of_x(_mm512_set1_epi32(four));
+            for (int s = 0; s < STRIPES; ++s)
+                sum[s][chain][m] = Int8::add(sum[s][chain][m], w[s], of_x);
+        }
+    }
+
     template <int BITS, int M, int CHAINS, int... G>
     INLINE void add_codes(const block_t<BITS> &block, const code_table<BITS> &table,
-                          const int8_t *x, __m512i (&sum)[CHAINS][M], groups<G...>) {
-        (Int8::template add<M>(table.look_up(block.template group<G>()), x + 4 * G * M,
-                               sum[G % CHAINS]),
+                          const int8_t *x, __m512i (&sum)[1][CHAINS][M], groups<G...>) {
+        (add_products<M>({table.look_up(block.template group<G>())}, x + 4 * G * M,
+                         G % CHAINS, sum),
          ...);
     }
 
     template <int M, int CHAINS>
+    INLINE void clear(__m512i (&sum)[CHAINS][M]) {
+        for (auto &chain : sum)
+            for (__m512i &s : chain) s = _mm512_setzero_si512();
+    }
+
+    template <bool ADD, int M, int CHAINS>
     INLINE void store_int8(__m512i (&sum)[CHAINS][M], const int32_t *total,
                            int32_t *out) {
         for (int m = 0; m < M; ++m) {
             __m512i all = sum[0][m];
             for (int i = 1; i < CHAINS; ++i) all = _mm512_add_epi32(all, sum[i][m]);
-            _mm512_storeu_si512(out + gq::ROWS * m, Int8::finish(all, total[m]));
+            all = Int8::finish(all, total[m]);
+            if (ADD) all = _mm512_add_epi32(all, load64(out + gq::ROWS * m));
+            _mm512_storeu_si512(out + gq::ROWS * m, all);
         }
     }
 
@@ -217,16 +246,15 @@ struct kernels_512 : pointwise {
     static void dot_int8(const uint8_t *stripe, int64_t blocks, const gq::tables *t,
                          const int8_t *x, const int32_t *total, int32_t *out) {
         const code_table<BITS> table(t);
-        __m512i sum[chains(M)][M];
-        for (auto &chain : sum)
-            for (__m512i &s : chain) s = _mm512_setzero_si512();
+        __m512i sum[1][chains(M)][M];
+        clear(sum[0]);
         for (; blocks > 0;
              --blocks, stripe += gq::block_bytes(BITS), x += gq::COLS * M) {
             const block_t<BITS> block(stripe);
             prefetch<BITS>(stripe);
             add_codes<BITS, M>(block, table, x, sum, all_groups());
         }
-        store_int8<M>(sum, total, out);
+        store_int8<false>(sum[0], total, out);
     }
 
     template <int BITS, int... G>
@@ -245,20 +273,22 @@ struct kernels_512 : pointwise {
             unpack_codes<BITS>(block_t<BITS>(stripe), table, out, all_groups());
     }
 
-    template <int M>
+    template <int M, int STRIPES = 1>
     static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
                           const int32_t *total, gq::ahead_t ahead, int32_t *out) {
-        __m512i sum[chains(M)][M];
-        for (auto &chain : sum)
-            for (__m512i &s : chain) s = _mm512_setzero_si512();
-        for (; blocks > 0; --blocks, codes += gq::VALUES, x += gq::COLS * M,
-                           ahead.at += 64 * ahead.lines)
-            for (int g = 0; g < gq::GROUPS; ++g) {
-                prefetch_line(ahead, g);
-                Int8::template add<M>(load64(codes + gq::GROUP_BYTES * g), x + 4 * g * M,
-                                      sum[g % chains(M)]);
+        constexpr int CHAINS = chains(M * STRIPES);
+        __m512i sum[STRIPES][CHAINS][M];
+        for (auto &of_stripe : sum) clear(of_stripe);
+        for (; blocks > 0; --blocks, advance<STRIPES>(ahead))
+            for (int g = 0; g < gq::GROUPS; ++g, codes += gq::GROUP_BYTES, x += 4 * M) {
+                prefetch_lines<STRIPES>(ahead, g);
+                __m512i w[STRIPES];
+                for (int s = 0; s < STRIPES; ++s)
+                    w[s] = load64(codes + gq::CHUNK_BYTES * s);
+                add_products<M>(w, x, g % CHAINS, sum);
             }
-        store_int8<M>(sum, total, out);
+        for (int s = 0; s < STRIPES; ++s)
+            store_int8<true>(sum[s], total, out + gq::TILE * gq::ROWS * s);
     }
 
     static uint64_t read(const uint8_t *data, int64_t bytes) {
