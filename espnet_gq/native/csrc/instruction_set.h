@@ -20,6 +20,7 @@ namespace gq {
 enum {
     TILE = 8,
     PAIR = 2,             /* stripes that share the activations of a tile */
+    SHARING = 4,          /* stripes that share tables of sums */
     CHUNK_BYTES = 1 << 13 /* of a stripe's codes that are unpacked at a time */
 };
 
@@ -55,6 +56,15 @@ struct instruction_set {
     /* The same of codes. total: (m), the sum of each row of x. */
     void (*dot_int8[4][8])(const uint8_t *stripe, int64_t blocks, const tables *t,
                            const int8_t *x, const int32_t *total, int32_t *out);
+
+    /* The products of one row of activations by tables of sums, at 1 and 2 bits, by
+     * bits - 1; NULL where they would not be faster. The four bits of a nibble of a plane
+     * are the indices of 4 / bits columns: there is a table of what each value of these
+     * bits adds to the result. Each is loaded once for several stripes. x: (n), sums:
+     * (blocks, 8 bits, 16), out: (SHARING, 16). */
+    void (*fill_sums[2])(const float *x, int64_t n, const tables *t, float *sums);
+    void (*dot_sums[2])(const uint8_t *const *stripe, int64_t blocks, const float *sums,
+                        float *out);
 
     /* A stripe unpacked, by bits - 1: its values (32 blocks, 16), or its codes
      * (8 blocks, 16, 4) in the form that this instruction set multiplies. */
@@ -139,11 +149,17 @@ constexpr instruction_set make_instruction_set(const char *name,
     return s;
 }
 
-/* The same, with pairs of stripes. */
+/* What only AVX-512 has. `pairs`: of stripes. */
 template <class K>
-constexpr instruction_set with_pairs(const char *name, const quantizer_pass *quantizer) {
+constexpr instruction_set make_wide_instruction_set(const char *name,
+                                                    const quantizer_pass *quantizer,
+                                                    bool pairs) {
     instruction_set s = make_instruction_set<K>(name, quantizer);
-    s.dot_pair = K::template dot_codes<TILE, PAIR>;
+    if (pairs) s.dot_pair = K::template dot_codes<TILE, PAIR>;
+    s.fill_sums[0] = K::template fill_sums<1>;
+    s.fill_sums[1] = K::template fill_sums<2>;
+    s.dot_sums[0] = K::template dot_sums<1>;
+    s.dot_sums[1] = K::template dot_sums<2>;
     return s;
 }
 

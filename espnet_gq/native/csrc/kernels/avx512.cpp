@@ -56,6 +56,6 @@ struct int8_products {
 TARGET_END
 
 constexpr gq::instruction_set gq::avx512 =
-    gq::with_pairs<kernels_512<shifted_float_table, int8_products>>(
-        "AVX-512", &gq::pass_avx512);
+    gq::make_wide_instruction_set<kernels_512<shifted_float_table, int8_products>>(
+        "AVX-512", &gq::pass_avx512, true);
 #endif

@@ -31,6 +31,15 @@ INLINE __m512i shifted(__m512i v) {
     return v;
 }
 
+/* 32-bit elements shifted down by N bits, of which the lowest 16 - N % 16 are valid.
+ * Multiplications do not compete with permutations for the same units, as shifts do. */
+template <int N>
+INLINE __m512i moved_down(__m512i v) {
+    if (N >= 16) v = _mm512_srli_epi32(v, 16);
+    if (N % 16 == 0) return v;
+    return _mm512_mulhi_epu16(v, _mm512_set1_epi16((short)(1 << (16 - N % 16))));
+}
+
 /* Bits of a where the mask has ones, of b elsewhere. */
 INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
@@ -158,6 +167,71 @@ struct kernels_512 : pointwise {
             const block_t<BITS> block(stripe);
             prefetch<BITS>(stripe);
             add_block<BITS, M>(block, table, x, sum, all_groups());
+        }
+        store_sums<false>(sum, out);
+    }
+
+    /* Nibble k of a plane's dword: column 4 g + k / 2 of 4 / BITS groups g in turn. */
+    template <int BITS>
+    static void fill_sums(const float *x, int64_t n, const gq::tables *t, float *sums) {
+        constexpr int EACH = 4 / BITS;
+        __m512 value[EACH]; /* by the value of the nibble */
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+                                               14, 15);
+        for (int i = 0; i < EACH; ++i) {
+            __m512i index = _mm512_srl_epi32(lane, _mm_cvtsi32_si128(BITS * i));
+            index = _mm512_and_si512(index, _mm512_set1_epi32((1 << BITS) - 1));
+            value[i] = _mm512_permutexvar_ps(index, _mm512_loadu_ps(t->value));
+        }
+        for (int64_t first = 0; first < n; first += gq::COLS) {
+            float block[gq::COLS] = {};
+            const int64_t count = gq::least(n - first, gq::COLS);
+            for (int64_t i = 0; i < count; ++i) block[i] = x[first + i];
+            for (int plane = 0; plane < BITS; ++plane)
+                for (int k = 0; k < 8; ++k, sums += 16) {
+                    const int group = 8 / BITS * plane + EACH * (k % 2);
+                    __m512 sum = _mm512_setzero_ps();
+                    for (int i = 0; i < EACH; ++i)
+                        sum = _mm512_fmadd_ps(
+                            value[i], _mm512_set1_ps(block[4 * (group + i) + k / 2]), sum);
+                    _mm512_storeu_ps(sums, sum);
+                }
+        }
+    }
+
+    /* Nibble K of some stripes. */
+    template <int K, int N>
+    INLINE void add_sums(const __m512i (&w)[N], const float *sums, __m512 (&sum)[2][N]) {
+        const __m512 table = _mm512_loadu_ps(sums + 16 * K);
+        for (int s = 0; s < N; ++s)
+            sum[K % 2][s] = _mm512_add_ps(
+                sum[K % 2][s],
+                _mm512_permutexvar_ps(moved_down<4 * K>(w[s]), table));
+    }
+
+    template <int N, int... K>
+    INLINE void add_all_sums(const __m512i (&w)[N], const float *sums,
+                             __m512 (&sum)[2][N], groups<K...>) {
+        (add_sums<K>(w, sums, sum), ...);
+    }
+
+    template <int BITS>
+    static void dot_sums(const uint8_t *const *stripe, int64_t blocks, const float *sums,
+                         float *out) {
+        constexpr int N = gq::SHARING;
+        const int64_t bytes = blocks * gq::block_bytes(BITS);
+        /* What the next stripes will read, if it is not further away than usual. */
+        const int64_t ahead = gq::least(AHEAD, N * bytes);
+        __m512 sum[2][N];
+        for (auto &chain : sum)
+            for (__m512 &s : chain) s = _mm512_setzero_ps();
+        for (int64_t at = 0; at < bytes; at += gq::GROUP_BYTES, sums += 8 * 16) {
+            __m512i w[N];
+            for (int s = 0; s < N; ++s) {
+                w[s] = load64(stripe[s] + at);
+                _mm_prefetch((const char *)stripe[s] + at + ahead, _MM_HINT_T0);
+            }
+            add_all_sums(w, sums, sum, all_groups());
         }
         store_sums<false>(sum, out);
     }

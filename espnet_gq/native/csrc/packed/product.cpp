@@ -46,6 +46,7 @@ struct product {
     int mode;
     int64_t width;  /* cols, filled up to whole blocks */
     int64_t stripes_per_task, tiles_per_task, row_tasks;
+    bool sums; /* by tables of sums, which take the place of a tile */
     const tables *t;
     void *tiles;    /* (m filled up, width) float or int8 */
     float *unit;    /* (m filled up), int8 */
@@ -57,6 +58,10 @@ void fill_tile(const void *what, int64_t index) {
     const product &p = *(const product *)what;
     int64_t first = index * TILE, cols = p.w->cols;
     int64_t n = (int64_t)1 << tile_log2(p.m - first);
+    if (p.sums) {
+        p.set->fill_sums[p.w->bits - 1](p.x, cols, p.t, (float *)p.tiles);
+        return;
+    }
     for (int64_t i = 0; i < n; ++i) {
         const float *row = p.x + (first + i) * cols;
         bool there = first + i < p.m;
@@ -128,6 +133,19 @@ void multiply_tile(const product &p, const stripe_t &s, int64_t tile) {
 
 /* From PAIR_TILES tiles on, two stripes share what is loaded of a tile; with fewer, the
  * second unpacking costs more than that saves. */
+/* One row of activations by tables of sums. n: of the stripes, 1 to SHARING. */
+void multiply_sums(const product &p, const stripe_t *stripe, int64_t n) {
+    const uint8_t *planes[SHARING];
+    float sum[SHARING][ROWS];
+    for (int64_t i = 0; i < SHARING; ++i) planes[i] = stripe[least(i, n - 1)].planes;
+    p.set->dot_sums[p.w->bits - 1](planes, blocks(p.w), (const float *)p.tiles, sum[0]);
+    for (int64_t i = 0; i < n; ++i) {
+        const result_t to = {p.out + stripe[i].row, 1, stripe[i].rows, p.w->rows,
+                             stripe[i].scale, stripe[i].bias};
+        p.set->store_values(to, sum[i]);
+    }
+}
+
 enum { MOST_TILES = 32, PAIR_TILES = 8, FLOAT_CHUNK_BYTES = 1 << 14 };
 
 union chunk {
@@ -209,8 +227,9 @@ void multiply_tiles(const product &p, const stripe_t *stripe, int64_t stripes, i
     } while (block < blocks(p.w));
 }
 
-/* Multiplications of int8 that take a millisecond or so. */
-constexpr double LONG = 1 << 26;
+/* Multiplications of int8 that take some 0.2 ms: below that, PyTorch uses one thread for
+ * the operations between two products, and its team does not spin. */
+constexpr double LONG = 1 << 24;
 
 void multiply(const void *what, int64_t index) {
     const product &p = *(const product *)what;
@@ -221,10 +240,13 @@ void multiply(const void *what, int64_t index) {
     const bool pairs =
         p.mode == GQ_INT8 && p.set->dot_pair && last_tile - tile >= PAIR_TILES;
     while (stripe < last_stripe) {
-        const int64_t n = pairs ? least(PAIR, last_stripe - stripe) : 1;
-        stripe_t s[PAIR];
+        const int64_t most = p.sums ? SHARING : pairs ? PAIR : 1;
+        const int64_t n = least(most, last_stripe - stripe);
+        stripe_t s[SHARING];
         for (int64_t i = 0; i < n; ++i) load_stripe(p.w, stripe++, &s[i]);
-        if (last_tile - tile > 1)
+        if (p.sums)
+            multiply_sums(p, s, n);
+        else if (last_tile - tile > 1)
             multiply_tiles(p, s, n, tile, last_tile);
         else
             multiply_tile(p, s[0], tile);
@@ -270,13 +292,15 @@ void linear(const gq_weight *w, const tables *t, const float *x, int64_t m, floa
     p.out = out;
     p.mode = mode;
     p.width = blocks(w) * COLS;
+    p.sums = mode == GQ_EXACT && m == 1 && w->bits <= 2 && set->dot_sums[w->bits - 1] &&
+             stripes(w) >= SHARING;
     p.t = t;
     int64_t rows = over(m, TILE) * TILE, tiles = over(m, TILE);
     p.unit = (float *)memory;
     p.total = (int32_t *)(p.unit + rows);
     p.tiles = mode == GQ_INT8 ? (void *)(p.total + rows) : memory;
     const double work = (double)m * p.width * w->rows;
-    const auto run = work < (mode == GQ_INT8 ? LONG : LONG / 4) ? run_tasks : run_long_tasks;
+    const auto run = work < (mode == GQ_INT8 ? LONG : LONG / 2) ? run_tasks : run_long_tasks;
     /* Below some 16,000 values a thread's start costs more than it saves. */
     bool many = m * p.width >= 1 << 16;
     run(fill_tile, &p, tiles, many ? threads : 1);
