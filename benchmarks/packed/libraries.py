@@ -10,7 +10,6 @@ within 1e-6 of the sum of magnitudes in mode exact. `--time` interleaves both.
 
 import argparse
 import ctypes
-import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import options
-from benchmarks.measuring import interleave
+from benchmarks.measuring import interleave, seconds_clock
 from benchmarks.packed.kernels import cache_bytes
 from espnet_gq.analysis.tables import markdown
 from espnet_gq.native import library
@@ -212,8 +211,7 @@ def timed(
     data, result, m = _p(x.ctypes.data), _p(out.ctypes.data), len(x)
     handles = [ctypes.byref(handle) for handle in w.handles]
     call, size, at = lib.gq_linear, len(handles), 0
-    # The thread's own time leaves out what other programs take of the core.
-    clock = time.thread_time if threads == 1 else time.perf_counter
+    clock = seconds_clock(threads)
 
     def run(count: int) -> float:
         nonlocal at

@@ -30,6 +30,7 @@ struct tables {
     int8_t code[256];     /* the same rounded: value is about unit * code */
     uint8_t byte[4][256]; /* the bytes of value, lowest first */
     float unit;
+    bool cached;          /* whether a second-level cache can hold the weight */
 };
 
 /* What to prefetch beside the work: of each stripe `lines` lines of 64 bytes per block. */

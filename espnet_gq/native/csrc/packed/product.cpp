@@ -258,6 +258,7 @@ void multiply(const void *what, int64_t index) {
 tables tables_of(const gq_weight *w, int mode) {
     tables t;
     const int size = 1 << w->bits;
+    t.cached = planes_bytes(w->rows, w->cols, w->bits) <= 3 << 18;
     memcpy(t.value, w->codebook, (size_t)size * sizeof *t.value);
     if (mode == GQ_INT8)
         round_codebook(w->codebook, size, &t);
