@@ -25,7 +25,9 @@ INLINE __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
 /* v itself. GCC loads an operand that instructions overwrite once for each of them, unless
  * it cannot know that it is the same. */
 INLINE __m512i kept(__m512i v) {
+#if !defined(__clang__)
     asm("" : "+v"(v));
+#endif
     return v;
 }
 
