@@ -337,5 +337,5 @@ def notes(found: Sequence[Dict[str, Any]]) -> List[str]:
     return [
         *(line for line in said if line),
         f"At {widths} bits all weights in turn are together smaller than the last "
-        f"cache ({last / MIB:.0f} MiB): they may be read from there."
+        f"cache ({last / MIB:.0f} MiB): they may be read from there.",
     ]

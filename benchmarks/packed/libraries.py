@@ -162,7 +162,9 @@ def check_recurrences(
     values, most = 0, 0.0
     for _ in range(rounds):
         cell, units = int(numbers.integers(2)), int(numbers.integers(1, 200))
-        batch, steps = int(numbers.choice([1, 2, 5, 9, 20])), int(numbers.integers(1, 4))
+        batch, steps = int(numbers.choice([1, 2, 5, 9, 20])), int(
+            numbers.integers(1, 4)
+        )
         gates = (4 - cell) * units
         bits = int(numbers.integers(1, 9))
         kept = Matrix(gates, units, bits, 1, 1, numbers)

@@ -1,4 +1,4 @@
-"""Layers that ONNX Runtime computes, as contestants: `pip install espnet-gq[benchmarks]`.
+"""Layers that ONNX Runtime computes, as contestants (extra `benchmarks`).
 
 Weights are random: only time is compared. Inputs and results stay in the memory of
 PyTorch's tensors, and a session takes as many threads as PyTorch.
@@ -52,7 +52,9 @@ class OnnxLayer(nn.Module):
 
         def described(shapes: Dict[str, Sequence[int]]) -> List[Any]:
             kind = onnx.TensorProto.FLOAT
-            return [helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()]
+            return [
+                helper.make_tensor_value_info(n, kind, s) for n, s in shapes.items()
+            ]
 
         graph = helper.make_graph(
             [

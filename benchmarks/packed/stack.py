@@ -1,7 +1,7 @@
 """Time of one step through the LSTM layers of the 100 M transducer's encoder.
 
-8 layers of 1280 units, each followed by a projection to 640: 85 M weights, more than any
-cache holds, so that a step reads all of them from memory.
+8 layers of 1280 units, each followed by a projection to 640: 85 M weights, more than
+caches hold, so that a step reads all of them from memory.
 """
 
 from typing import Any, Callable, Dict, List, Sequence
@@ -57,9 +57,7 @@ class Stack(nn.Module):
         self.lstm = nn.ModuleList(
             nn.LSTM(inputs, units, batch_first=True) for _ in range(layers)
         )
-        self.projection = nn.ModuleList(
-            nn.Linear(units, inputs) for _ in range(layers)
-        )
+        self.projection = nn.ModuleList(nn.Linear(units, inputs) for _ in range(layers))
 
     def forward(self, x: torch.Tensor, states: Sequence[Any]) -> Any:
         """Return the result and the new states."""
@@ -138,7 +136,9 @@ def lines(found: Dict[str, Any]) -> List[str]:
         ]
         for row in found["variants"]
     ]
-    what = f"{layers} LSTM layers of {units} units, each projected to {inputs}: one step"
+    what = (
+        f"{layers} LSTM layers of {units} units, each projected to {inputs}: one step"
+    )
     said = onnx_layers.missing()
     return ["", what, "", markdown(HEADER, rows), *([said] if said else [])]
 

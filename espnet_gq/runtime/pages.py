@@ -1,8 +1,8 @@
 """Memory for planes, in huge pages where the system has them.
 
-A product reads each byte of its planes once. Where memory is read through pages of 4 KiB,
-finding their addresses can take as long as reading: with huge pages, products beyond the
-caches took 0.6 to 0.8 of the time.
+A product reads each byte of its planes once. With pages of 4 KiB, finding their
+addresses can take as long as reading: with huge pages, products beyond the caches took
+0.5 to 0.8 of the time.
 
 Planes follow each other in areas of address space. Untouched parts of an area take no
 memory, so that what is lost is less than a huge page per area; an area is released with
