@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 import statistics
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import (
@@ -38,6 +39,14 @@ class Clock:
         now = timer()
         seconds, self.last = now - self.last, now
         return seconds
+
+
+def seconds_clock(threads: int) -> Callable[[], float]:
+    """Return the clock for work of that many threads.
+
+    That of one thread leaves out the time in which other programs have its core.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def spread(values: Sequence[float]) -> Dict[str, float]:

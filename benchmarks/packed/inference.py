@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import options
 from benchmarks.measuring import MIB
-from benchmarks.packed import kernels, latency, memory, plot, steps
+from benchmarks.packed import kernels, latency, memory, plot, stack, steps
 from benchmarks.packed.models import SIZES, describe, import_packages
 from benchmarks.packed.speech import DATA, Utterance, utterances
 from benchmarks.packed.variants import Aim, Variant, variants
@@ -24,7 +24,7 @@ from espnet_gq.files import write_json
 from espnet_gq.native import available, instruction_sets
 from espnet_gq.native.library import MODES
 
-PARTS = ("kernels", "models", "latency", "memory")
+PARTS = ("kernels", "stack", "models", "latency", "memory")
 FILES = ("--json", "--plot", "--cache", "--data")
 """Options that do not affect the figures, except --data: the speech is recorded."""
 
@@ -86,6 +86,15 @@ class Run:
         part["notes"] = kernels.notes(cases)
         print("\n".join([*kernels.lines(cases), *part["notes"]]))
         self.finish("kernels", part, kernels.aims(cases))
+
+    def stack(self) -> None:
+        """Time a step of LSTM layers."""
+        args, part = self.args, self.start("stack")
+        print("\n## stack", flush=True)
+        found = stack.measure(self.compared, args.rounds, args.quick)
+        part.update(found)
+        print("\n".join(stack.lines(found)))
+        self.finish("stack", part, stack.aims(found))
 
     def models(self) -> None:
         """Time steps and utterances."""

@@ -11,8 +11,9 @@ class Variant:
     """A way to run a model or a layer.
 
     Args:
-        method: "float32", "torch int8" (dynamic) or "packed".
-        bits: Bit width of packed weights.
+        method: "float32", "torch int8" (dynamic), "onnx int8" (DynamicQuantizeMatMul),
+            "onnx" (MatMulNBits) or "packed".
+        bits: Bit width of packed weights and of MatMulNBits.
         mode: Computation of packed layers: "int8" or "exact".
     """
 
@@ -23,7 +24,8 @@ class Variant:
     def __str__(self) -> str:
         if self.bits is None:
             return self.method
-        return f"{self.method} {self.bits} bit{'s' * (self.bits > 1)} {self.mode}"
+        width = f"{self.method} {self.bits} bit{'s' * (self.bits > 1)}"
+        return width if self.mode is None else f"{width} {self.mode}"
 
     @property
     def stored_bits(self) -> int:
@@ -38,6 +40,9 @@ class Variant:
 
 FLOAT = Variant("float32")
 TORCH_INT8 = Variant("torch int8")
+ONNX_INT8 = Variant("onnx int8")
+ONNX = [ONNX_INT8, *(Variant("onnx", bits) for bits in (8, 4, 2))]
+"""Contestants where ONNX Runtime is installed."""
 
 
 def variants(bits: Sequence[int], modes: Sequence[str]) -> List[Variant]:
@@ -59,6 +64,17 @@ def ratios(
     return spread([a / b for a, b in pairs if b > 0] or [float("nan")])
 
 
+def behind_best(
+    found: Mapping[Variant, Sequence[float]], variant: Variant
+) -> Optional[Dict[str, float]]:
+    """Return the spread of the ratios to the fastest 8-bit contestant of each round."""
+    others = [found[base] for base in (TORCH_INT8, ONNX_INT8) if base in found]
+    if not others:
+        return None
+    pairs = zip(found[variant], (min(values) for values in zip(*others)))
+    return spread([a / b for a, b in pairs if b > 0] or [float("nan")])
+
+
 def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
     """Return one dict per variant with its times and their ratios to the others."""
     return [
@@ -67,6 +83,8 @@ def figures(seconds: Mapping[Variant, Sequence[float]]) -> List[Dict[str, Any]]:
             seconds=spread(values),
             x_float32=ratios(seconds, variant, FLOAT),
             x_torch_int8=ratios(seconds, variant, TORCH_INT8),
+            x_onnx_int8=ratios(seconds, variant, ONNX_INT8),
+            x_best_int8=behind_best(seconds, variant),
             x_own_8_bits=ratios(seconds, variant, variant.own_8_bits),
         )
         for variant, values in seconds.items()

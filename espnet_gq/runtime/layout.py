@@ -18,6 +18,7 @@ import torch
 
 from espnet_gq.native import address, library
 from espnet_gq.native.library import check
+from espnet_gq.runtime.pages import empty_planes
 
 ROWS, COLS = 16, 32
 PART = 2**20
@@ -170,7 +171,7 @@ def stream_to_planes(
         index = from_stream(stream, rows * cols, bits).reshape(rows, cols)
         return to_planes(torch.from_numpy(index), bits)
     size = planes_size(rows, cols, bits)
-    planes = torch.empty(size, dtype=torch.uint8, device="cpu")
+    planes = empty_planes(size)
     where = address(planes, torch.uint8, size, "the planes")
     check(kernels.gq_fill_planes(stream.ctypes.data, rows, cols, bits, where))
     return planes

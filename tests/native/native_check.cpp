@@ -16,6 +16,7 @@
 #include "api.h"
 #include "checking.h"
 #include "quantizer_check.h"
+#include "team_check.h"
 
 namespace {
 
@@ -697,6 +698,7 @@ int main(int argc, char **argv) {
         check_read();
     }
     gq_set_team(nullptr);
+    check_team();
     check_large();
     for (int isa = 0; isa < gq_isa_count(); ++isa) {
         const record &r = records[(size_t)isa];

@@ -5,7 +5,7 @@
 namespace {
 
 struct usable_t {
-    const gq::instruction_set *set[4];
+    const gq::instruction_set *set[5];
     int count;
 };
 
@@ -18,8 +18,11 @@ usable_t find_instruction_sets() {
                   __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
     if (avx512 && __builtin_cpu_supports("avx512vbmi") &&
-        __builtin_cpu_supports("avx512vnni"))
+        __builtin_cpu_supports("avx512vnni")) {
+        /* Of family 19h only Zen 4 has AVX-512. */
+        if (__builtin_cpu_is("amdfam19h")) found.set[found.count++] = &gq::vnni_zen4;
         found.set[found.count++] = &gq::vnni;
+    }
     if (avx512) found.set[found.count++] = &gq::avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         found.set[found.count++] = &gq::avx2;

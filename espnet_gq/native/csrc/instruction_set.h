@@ -17,7 +17,12 @@
 
 namespace gq {
 
-enum { TILE = 8 };
+enum {
+    TILE = 8,
+    PAIR = 2,             /* stripes that share the activations of a tile */
+    SHARING = 4,          /* stripes that share tables of sums */
+    CHUNK_BYTES = 1 << 13 /* of a stripe's codes that are unpacked at a time */
+};
 
 /* The codebook, in the forms that kernels look values up in. */
 struct tables {
@@ -25,12 +30,20 @@ struct tables {
     int8_t code[256];     /* the same rounded: value is about unit * code */
     uint8_t byte[4][256]; /* the bytes of value, lowest first */
     float unit;
+    bool cached;          /* whether a second-level cache can hold the weight */
 };
 
-/* What to prefetch beside the work: `lines` lines of 64 bytes per block. */
+/* What to prefetch beside the work: of each stripe `lines` lines of 64 bytes per block. */
 struct ahead_t {
-    const uint8_t *at;
+    const uint8_t *at[PAIR];
     int64_t lines;
+};
+
+/* The results of a tile with a stripe: n rows of `rows` values, `ld` apart. */
+struct result_t {
+    float *out;
+    int64_t n, rows, ld;
+    const float *scale, *bias; /* (16) of the stripe */
 };
 
 struct instruction_set {
@@ -45,6 +58,15 @@ struct instruction_set {
     void (*dot_int8[4][8])(const uint8_t *stripe, int64_t blocks, const tables *t,
                            const int8_t *x, const int32_t *total, int32_t *out);
 
+    /* The products of one row of activations by tables of sums, at 1 and 2 bits, by
+     * bits - 1; NULL where they would not be faster. The four bits of a nibble of a plane
+     * are the indices of 4 / bits columns: there is a table of what each value of these
+     * bits adds to the result. Each is loaded once for several stripes. x: (n), sums:
+     * (blocks, 8 bits, 16), out: (SHARING, 16). */
+    void (*fill_sums[2])(const float *x, int64_t n, const tables *t, float *sums);
+    void (*dot_sums[2])(const uint8_t *const *stripe, int64_t blocks, const float *sums,
+                        float *out);
+
     /* A stripe unpacked, by bits - 1: its values (32 blocks, 16), or its codes
      * (8 blocks, 16, 4) in the form that this instruction set multiplies. */
     void (*values[8])(const uint8_t *stripe, int64_t blocks, const tables *t,
@@ -52,11 +74,22 @@ struct instruction_set {
     void (*codes[8])(const uint8_t *stripe, int64_t blocks, const tables *t,
                      uint8_t *out);
 
-    /* The products with an unpacked stripe, by log2 of the rows of a tile. */
+    /* The products with an unpacked stripe, added to `out`, by log2 of the rows of a
+     * tile. */
     void (*dot_values[4])(const float *values, int64_t blocks, const float *x,
                           ahead_t ahead, float *out);
     void (*dot_codes[4])(const uint8_t *codes, int64_t blocks, const int8_t *x,
                          const int32_t *total, ahead_t ahead, int32_t *out);
+    /* The same of two stripes and a full tile: each value of x is loaded once for both.
+     * codes: (2, CHUNK_BYTES), out: (2, 8, 16). NULL where it would not be faster. */
+    void (*dot_pair)(const uint8_t *codes, int64_t blocks, const int8_t *x,
+                     const int32_t *total, ahead_t ahead, int32_t *out);
+
+    /* out[i, r] = bias[r] + sum[i, r] scale[r], and of codes
+     * out[i, r] = bias[r] + sum[i, r] (unit[i] unit_of_codes scale[r]). sum: (n, 16). */
+    void (*store_values)(const result_t &to, const float *sum);
+    void (*store_codes)(const result_t &to, const int32_t *sum, const float *unit,
+                        float unit_of_codes);
 
     /* q[4 m (i / 4) + i % 4] = round(x[i] / unit), the rest of the blocks 0, where
      * unit = max |x| / 127. x: (n), one row of a tile of m. Returns unit (NaN where a
@@ -77,7 +110,7 @@ struct instruction_set {
 
 extern const instruction_set portable;
 #if defined(__x86_64__)
-extern const instruction_set avx2, avx512, vnni;
+extern const instruction_set avx2, avx512, vnni, vnni_zen4;
 #elif defined(__aarch64__)
 extern const instruction_set neon;
 #endif
@@ -107,11 +140,27 @@ constexpr instruction_set make_instruction_set(const char *name,
     s.name = name;
     fill<K>(s, std::make_integer_sequence<int, 4>(),
             std::make_integer_sequence<int, 8>());
+    s.store_values = K::store_values;
+    s.store_codes = K::store_codes;
     s.round_row = K::round_row;
     s.lstm = K::lstm;
     s.gru = K::gru;
     s.read = K::read;
     s.quantizer = quantizer;
+    return s;
+}
+
+/* What only AVX-512 has. `pairs`: of stripes. */
+template <class K>
+constexpr instruction_set make_wide_instruction_set(const char *name,
+                                                    const quantizer_pass *quantizer,
+                                                    bool pairs) {
+    instruction_set s = make_instruction_set<K>(name, quantizer);
+    if (pairs) s.dot_pair = K::template dot_codes<TILE, PAIR>;
+    s.fill_sums[0] = K::template fill_sums<1>;
+    s.fill_sums[1] = K::template fill_sums<2>;
+    s.dot_sums[0] = K::template dot_sums<1>;
+    s.dot_sums[1] = K::template dot_sums<2>;
     return s;
 }
 

@@ -30,6 +30,6 @@ uint64_t gq_read(const uint8_t *data, int64_t bytes, int threads, int isa) {
     uint64_t sum = 0;
     if (!set || !data || bytes <= 0) return 0;
     reading r = {data, bytes / 256 * 256, set, &sum};
-    run_tasks(read_part, &r, over(r.bytes, READ_BYTES), threads);
+    run_long_tasks(read_part, &r, over(r.bytes, READ_BYTES), threads);
     return sum;
 }

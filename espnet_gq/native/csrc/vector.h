@@ -26,6 +26,7 @@ constexpr int LANES = GQ_LANES;
 
 typedef float vf __attribute__((vector_size(4 * GQ_LANES), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * GQ_LANES), aligned(4), may_alias));
+typedef int8_t vb __attribute__((vector_size(GQ_LANES)));
 
 INLINE vf load(const float *p) { return *(const vf *)p; }
 INLINE void store(float *p, vf v) { *(vf *)p = v; }

@@ -82,11 +82,12 @@ INLINE void add_block(const uint8_t *p, const float *table, const float *x,
     (add_group<BITS, M, G>(p, table, x, sum, all_columns()), ...);
 }
 
-template <int M, int CHAINS>
+template <bool ADD, int M, int CHAINS>
 INLINE void store_sums(__m256 (&sum)[CHAINS][M], float *out) {
     for (int m = 0; m < M; ++m) {
         __m256 total = sum[0][m];
         for (int i = 1; i < CHAINS; ++i) total = _mm256_add_ps(total, sum[i][m]);
+        if (ADD) total = _mm256_add_ps(total, _mm256_loadu_ps(out + ROWS * m));
         _mm256_storeu_ps(out + ROWS * m, total);
     }
 }
@@ -167,7 +168,7 @@ struct kernels : pointwise {
             const float *from = x;
             for (int64_t i = 0; i < blocks; ++i, p += block_bytes(BITS), from += COLS * M)
                 add_block<BITS, M>(p, t->value, from, sum, all_groups());
-            store_sums<M, chains(M)>(sum, out + 8 * half);
+            store_sums<false, M, chains(M)>(sum, out + 8 * half);
         }
     }
 
@@ -189,7 +190,7 @@ struct kernels : pointwise {
             for (int64_t k = 0; k < blocks * COLS; k += 4, w += 4 * ROWS, from += 4 * M)
                 for (int j = 0; j < 4; ++j)
                     add_column<M, chains(M)>(_mm256_loadu_ps(w + ROWS * j), from, j, sum);
-            store_sums<M, chains(M)>(sum, out + 8 * half);
+            store_sums<true, M, chains(M)>(sum, out + 8 * half);
         }
     }
 
@@ -219,11 +220,13 @@ struct kernels : pointwise {
     static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
                           const int32_t *, ahead_t, int32_t *out) {
         for (int half = 0; half < 2; ++half) {
-            __m256i sum[M] = {};
+            const uint8_t *w = codes + HALF * half;
+            int32_t *to = out + 8 * half;
+            __m256i sum[M];
+            for (int m = 0; m < M; ++m) sum[m] = load32(to + ROWS * m);
             for (int64_t g = 0; g < GROUPS * blocks; ++g)
-                add_products<M>(load32(codes + GROUP_BYTES * g + HALF * half),
-                                x + 4 * g * M, sum);
-            store_int8<M>(sum, out + 8 * half);
+                add_products<M>(load32(w + GROUP_BYTES * g), x + 4 * g * M, sum);
+            store_int8<M>(sum, to);
         }
     }
 

@@ -35,18 +35,18 @@ struct int8_products {
     };
 
     /* |x| times w with the sign of x: with both at most 127 no pair overflows 16 bits. */
-    template <int M>
-    INLINE void add(__m512i w, const int8_t *x, __m512i (&sum)[M]) {
-        for (int m = 0; m < M; ++m) {
-            int32_t four;
-            __builtin_memcpy(&four, x + 4 * m, 4);
-            __m512i a = _mm512_set1_epi32(four);
-            __m512i b = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(a),
-                                             _mm512_setzero_si512(), w);
-            __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(a), b);
-            sum[m] = _mm512_add_epi32(sum[m],
-                                      _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-        }
+    struct operand {
+        __m512i magnitude;
+        __mmask64 negative;
+
+        INLINE_MEMBER explicit operand(__m512i x)
+            : magnitude(_mm512_abs_epi8(x)), negative(_mm512_movepi8_mask(x)) {}
+    };
+
+    INLINE __m512i add(__m512i sum, __m512i w, const operand &x) {
+        w = _mm512_mask_sub_epi8(w, x.negative, _mm512_setzero_si512(), w);
+        __m512i pairs = _mm512_maddubs_epi16(x.magnitude, w);
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
     }
 
     INLINE __m512i finish(__m512i sum, int32_t) { return sum; }
@@ -56,6 +56,6 @@ struct int8_products {
 TARGET_END
 
 constexpr gq::instruction_set gq::avx512 =
-    gq::make_instruction_set<kernels_512<shifted_float_table, int8_products>>(
-        "AVX-512", &gq::pass_avx512);
+    gq::make_wide_instruction_set<kernels_512<shifted_float_table, int8_products>>(
+        "AVX-512", &gq::pass_avx512, true);
 #endif

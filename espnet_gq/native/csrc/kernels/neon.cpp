@@ -117,7 +117,10 @@ struct kernels : pointwise {
                     for (int m = 0; m < M; ++m)
                         sum[m] =
                             vfmaq_n_f32(sum[m], vld1q_f32(w + ROWS * j), from[4 * m + j]);
-            for (int m = 0; m < M; ++m) vst1q_f32(out + ROWS * m + 4 * quarter, sum[m]);
+            for (int m = 0; m < M; ++m) {
+                float *to = out + ROWS * m + 4 * quarter;
+                vst1q_f32(to, vaddq_f32(sum[m], vld1q_f32(to)));
+            }
         }
     }
 
@@ -148,16 +151,17 @@ struct kernels : pointwise {
     }
 
     template <int M>
-    static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x, const int32_t *,
-                   ahead_t, int32_t *out) {
+    static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
+                          const int32_t *, ahead_t, int32_t *out) {
         for (int quarter = 0; quarter < QUARTERS; ++quarter) {
+            const uint8_t *w = codes + QUARTER * quarter;
+            int32_t *to = out + 4 * quarter;
             int32x4_t sum[M];
-            for (int m = 0; m < M; ++m) sum[m] = vdupq_n_s32(0);
-            for (int64_t g = 0; g < 8 * blocks; ++g)
-                add_products<M>(
-                    vreinterpretq_s8_u8(vld1q_u8(codes + 64 * g + QUARTER * quarter)),
-                    x + 4 * g * M, sum);
-            for (int m = 0; m < M; ++m) vst1q_s32(out + ROWS * m + 4 * quarter, sum[m]);
+            for (int m = 0; m < M; ++m) sum[m] = vld1q_s32(to + ROWS * m);
+            for (int64_t g = 0; g < GROUPS * blocks; ++g)
+                add_products<M>(vreinterpretq_s8_u8(vld1q_u8(w + GROUP_BYTES * g)),
+                                x + 4 * g * M, sum);
+            for (int m = 0; m < M; ++m) vst1q_s32(to + ROWS * m, sum[m]);
         }
     }
 

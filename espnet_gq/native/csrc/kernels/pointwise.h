@@ -4,13 +4,15 @@
  *     c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c')        LSTM
  *     h' = n + z (h - n),  n = tanh(n_x + sigmoid(r) n_h),  z = sigmoid(z)     GRU
  *
- * The functions and shapes are those of instruction_set.h.
+ * The functions and shapes are those of instruction_set.h. Storing a product's results
+ * belongs here too.
  */
 #ifndef ESPNET_GQ_POINTWISE_H
 #define ESPNET_GQ_POINTWISE_H
 
 #include <stdint.h>
 
+#include "instruction_set.h"
 #include "packed/layout.h"
 #include "sizes.h"
 #include "target.h"
@@ -89,13 +91,35 @@ struct pointwise {
             vf v = finite ? load_part(x + k, n - k) : vf{};
             vi rounded = (vi)(v * inverse + shift) - (vi)shift;
             sum += rounded;
+            auto bytes = __builtin_convertvector(rounded, vb);
             for (int i = 0; i < LANES; i += 4)
-                for (int j = 0; j < 4; ++j) q[(k + i) * m + j] = (int8_t)rounded[i + j];
+                __builtin_memcpy(q + (k + i) * m, (const char *)&bytes + i, 4);
         }
         *total = 0;
         for (int i = 0; i < LANES; ++i) *total += sum[i];
         if (!finite) return __builtin_nanf("");
         return inverse == 0.0f ? 0.0f : largest / 127.0f;
+    }
+
+    static void store_values(const gq::result_t &to, const float *sum) {
+        for (int64_t i = 0; i < to.n; ++i, sum += gq::ROWS)
+            for (int r = 0; r < to.rows; r += LANES)
+                store_part(to.out + i * to.ld + r,
+                           load(to.bias + r) + load(sum + r) * load(to.scale + r),
+                           to.rows - r);
+    }
+
+    static void store_codes(const gq::result_t &to, const int32_t *sum,
+                            const float *unit, float unit_of_codes) {
+        for (int64_t i = 0; i < to.n; ++i, sum += gq::ROWS) {
+            vf both = splat(unit[i] * unit_of_codes);
+            for (int r = 0; r < to.rows; r += LANES) {
+                vf value = __builtin_convertvector(*(const vi *)(sum + r), vf);
+                store_part(to.out + i * to.ld + r,
+                           load(to.bias + r) + value * (both * load(to.scale + r)),
+                           to.rows - r);
+            }
+        }
     }
 };
 

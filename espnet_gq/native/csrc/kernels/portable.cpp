@@ -41,12 +41,12 @@ INLINE void add_codes(const uint8_t *codes, const int8_t *x, int32_t (&sum)[M][4
                              (int16_t)x[4 * (group * M + m) + i % 4];
 }
 
-template <int M>
+template <bool ADD, int M>
 INLINE void store_int8(const int32_t (&sum)[M][4 * ROWS], int32_t *out) {
     for (int m = 0; m < M; ++m)
         for (int r = 0; r < ROWS; ++r) {
             const int32_t *s = sum[m] + 4 * r;
-            out[m * ROWS + r] = s[0] + s[1] + s[2] + s[3];
+            out[m * ROWS + r] = (ADD ? out[m * ROWS + r] : 0) + s[0] + s[1] + s[2] + s[3];
         }
 }
 
@@ -91,7 +91,7 @@ struct kernels : pointwise {
             codes<BITS>(stripe, 1, t, w);
             add_codes<M>(w, x, sum);
         }
-        store_int8<M>(sum, out);
+        store_int8<false>(sum, out);
     }
 
     template <int M>
@@ -100,16 +100,16 @@ struct kernels : pointwise {
         float sum[M][ROWS] = {};
         for (; blocks > 0; --blocks, values += VALUES, x += COLS * M)
             add_values<M>(values, x, sum);
-        __builtin_memcpy(out, sum, sizeof sum);
+        for (int i = 0; i < M * ROWS; ++i) out[i] += sum[i / ROWS][i % ROWS];
     }
 
     template <int M>
-    static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x, const int32_t *,
-                   ahead_t, int32_t *out) {
+    static void dot_codes(const uint8_t *codes, int64_t blocks, const int8_t *x,
+                          const int32_t *, ahead_t, int32_t *out) {
         int32_t sum[M][4 * ROWS] = {};
         for (; blocks > 0; --blocks, codes += VALUES, x += COLS * M)
             add_codes<M>(codes, x, sum);
-        store_int8<M>(sum, out);
+        store_int8<true>(sum, out);
     }
 
     static uint64_t read(const uint8_t *data, int64_t bytes) {

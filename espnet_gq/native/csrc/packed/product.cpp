@@ -46,6 +46,7 @@ struct product {
     int mode;
     int64_t width;  /* cols, filled up to whole blocks */
     int64_t stripes_per_task, tiles_per_task, row_tasks;
+    bool sums; /* by tables of sums, which take the place of a tile */
     const tables *t;
     void *tiles;    /* (m filled up, width) float or int8 */
     float *unit;    /* (m filled up), int8 */
@@ -57,6 +58,10 @@ void fill_tile(const void *what, int64_t index) {
     const product &p = *(const product *)what;
     int64_t first = index * TILE, cols = p.w->cols;
     int64_t n = (int64_t)1 << tile_log2(p.m - first);
+    if (p.sums) {
+        p.set->fill_sums[p.w->bits - 1](p.x, cols, p.t, (float *)p.tiles);
+        return;
+    }
     for (int64_t i = 0; i < n; ++i) {
         const float *row = p.x + (first + i) * cols;
         bool there = first + i < p.m;
@@ -84,14 +89,15 @@ struct stripe_t {
     float scale[ROWS], bias[ROWS];
 };
 
-stripe_t stripe_of(const gq_weight *w, int64_t index) {
-    int64_t row = index * ROWS;
-    stripe_t s = {stripe_at(w, index), row, least(ROWS, w->rows - row), {}, {}};
-    for (int64_t r = 0; r < s.rows; ++r) {
-        s.scale[r] = scale_of(w, row + r);
-        s.bias[r] = w->bias ? w->bias[row + r] : 0.0f;
-    }
-    return s;
+void load_stripe(const gq_weight *w, int64_t index, stripe_t *s) {
+    const int64_t row = index * ROWS, rows = least(ROWS, w->rows - row);
+    s->planes = stripe_at(w, index);
+    s->row = row;
+    s->rows = rows;
+    for (int64_t r = 0; r < ROWS; ++r) s->scale[r] = w->scale[0], s->bias[r] = 0.0f;
+    if (w->scales > 1)
+        for (int64_t r = 0; r < rows; ++r) s->scale[r] = scale_of(w, row + r);
+    if (w->bias) memcpy(s->bias, w->bias + row, (size_t)rows * sizeof *s->bias);
 }
 
 /* The products of a tile with a stripe, before scales: one of both. */
@@ -102,18 +108,12 @@ union sums {
 
 /* Store what belongs to the result of the tile that starts at row `first`. */
 void store(const product &p, const stripe_t &s, int64_t first, const sums &sum) {
-    int64_t n = least((int64_t)1 << tile_log2(p.m - first), p.m - first);
-    float *out = p.out + first * p.w->rows + s.row;
-    for (int64_t i = 0; i < n; ++i, out += p.w->rows) {
-        if (p.mode == GQ_INT8) {
-            float unit = p.unit[first + i] * p.t->unit;
-            for (int64_t r = 0; r < s.rows; ++r)
-                out[r] = s.bias[r] + (float)sum.code[i * ROWS + r] * (unit * s.scale[r]);
-        } else {
-            for (int64_t r = 0; r < s.rows; ++r)
-                out[r] = s.bias[r] + sum.value[i * ROWS + r] * s.scale[r];
-        }
-    }
+    const result_t to = {p.out + first * p.w->rows + s.row, least(TILE, p.m - first), s.rows,
+                         p.w->rows, s.scale, s.bias};
+    if (p.mode == GQ_INT8)
+        p.set->store_codes(to, sum.code, p.unit + first, p.t->unit);
+    else
+        p.set->store_values(to, sum.value);
 }
 
 /* One tile: unpacked in registers. */
@@ -131,53 +131,105 @@ void multiply_tile(const product &p, const stripe_t &s, int64_t tile) {
     store(p, s, first, sum);
 }
 
-enum { MOST_TILES = 32, CHUNK_BYTES = 1 << 13, FLOAT_CHUNK_BYTES = 1 << 14 };
+/* From PAIR_TILES tiles on, two stripes share what is loaded of a tile; with fewer, the
+ * second unpacking costs more than that saves. */
+/* One row of activations by tables of sums. n: of the stripes, 1 to SHARING. */
+void multiply_sums(const product &p, const stripe_t *stripe, int64_t n) {
+    const uint8_t *planes[SHARING];
+    float sum[SHARING][ROWS];
+    for (int64_t i = 0; i < SHARING; ++i) planes[i] = stripe[least(i, n - 1)].planes;
+    p.set->dot_sums[p.w->bits - 1](planes, blocks(p.w), (const float *)p.tiles, sum[0]);
+    for (int64_t i = 0; i < n; ++i) {
+        const result_t to = {p.out + stripe[i].row, 1, stripe[i].rows, p.w->rows,
+                             stripe[i].scale, stripe[i].bias};
+        p.set->store_values(to, sum[i]);
+    }
+}
+
+enum { MOST_TILES = 32, PAIR_TILES = 8, FLOAT_CHUNK_BYTES = 1 << 14 };
+
+union chunk {
+    uint8_t code[PAIR * CHUNK_BYTES];
+    float value[FLOAT_CHUNK_BYTES / 4];
+};
+
+/* `count` blocks of a stripe, or of a pair of them, from `block` on; some tiles of x. */
+struct part_t {
+    int64_t block, count, stripes;
+    const uint8_t *planes[PAIR];
+    ahead_t ahead;
+};
+
+void unpack_part(const product &p, const part_t &part, chunk *to) {
+    const int width = p.w->bits - 1;
+    for (int64_t s = 0; s < part.stripes; ++s)
+        if (p.mode == GQ_INT8)
+            p.set->codes[width](part.planes[s], part.count, p.t, to->code + CHUNK_BYTES * s);
+        else
+            p.set->values[width](part.planes[s], part.count, p.t, to->value);
+}
+
+/* Add the products of a part with one tile. */
+void add_part(const product &p, const part_t &part, const chunk &w, int64_t tile,
+              sums *sum) {
+    static const int32_t none[TILE] = {};
+    const int64_t first = tile * TILE;
+    const int log2 = tile_log2(p.m - first);
+    const int64_t begin = first * p.width + (part.block * COLS << log2);
+    if (p.mode == GQ_EXACT) {
+        p.set->dot_values[log2](w.value, part.count, (const float *)p.tiles + begin,
+                                part.ahead, sum->value);
+        return;
+    }
+    const int8_t *x = (const int8_t *)p.tiles + begin;
+    const int32_t *total = part.block ? none : p.total + first;
+    if (part.stripes == PAIR && log2 == 3)
+        p.set->dot_pair(w.code, part.count, x, total, part.ahead, sum->code);
+    else
+        for (int64_t s = 0; s < part.stripes; ++s)
+            p.set->dot_codes[log2](w.code + CHUNK_BYTES * s, part.count, x, total,
+                                   part.ahead, sum[s].code);
+}
 
 /* Several tiles: some blocks are unpacked to the first-level cache and multiplied with
- * each tile, while the blocks after them are prefetched. */
-void multiply_tiles(const product &p, const stripe_t &s, int64_t tile, int64_t last) {
-    static const int32_t none[TILE] = {};
-    const gq_weight *w = p.w;
-    const bool int8 = p.mode == GQ_INT8;
-    const int64_t most = int8 ? CHUNK_BYTES / VALUES
-                              : FLOAT_CHUNK_BYTES / (VALUES * 4);
-    alignas(64) union {
-        uint8_t code[CHUNK_BYTES];
-        float value[FLOAT_CHUNK_BYTES / 4];
-    } chunk;
-    sums sum[MOST_TILES], part;
+ * each tile, while the blocks after them are prefetched. stripe: (stripes), one or a pair,
+ * which only int8 has. */
+void multiply_tiles(const product &p, const stripe_t *stripe, int64_t stripes, int64_t tile,
+                    int64_t last) {
+    const int bits = p.w->bits;
+    const int64_t most =
+        p.mode == GQ_INT8 ? CHUNK_BYTES / VALUES : FLOAT_CHUNK_BYTES / (VALUES * 4);
+    alignas(64) chunk w;
+    alignas(64) sums sum[MOST_TILES][PAIR];
+    memset(sum, 0, (size_t)(last - tile) * sizeof sum[0]);
     int64_t full = (least(p.m, last * TILE) - tile * TILE) / TILE; /* at least 1 */
     int64_t block = 0;
     do { /* without columns once as well: the sums are 0 */
-        int64_t count = least(most, blocks(w) - block);
-        const uint8_t *planes = s.planes + block * block_bytes(w->bits);
-        if (int8)
-            p.set->codes[w->bits - 1](planes, count, p.t, chunk.code);
-        else
-            p.set->values[w->bits - 1](planes, count, p.t, chunk.value);
-        ahead_t ahead = {planes + count * block_bytes(w->bits), over(w->bits, full)};
-        for (int64_t i = tile; i < last; ++i, ahead.at += 64 * ahead.lines * count) {
-            if (i == tile + full) ahead.lines = 0; /* a few rows leave no time for it */
-            int64_t first = i * TILE, n = (int64_t)1 << tile_log2(p.m - first);
-            int64_t begin = first * p.width + block * COLS * n;
-            int log2 = tile_log2(p.m - first);
-            sums &all = sum[i - tile], &to = block ? part : all;
-            if (int8) {
-                p.set->dot_codes[log2](chunk.code, count, (const int8_t *)p.tiles + begin,
-                                       block ? none : p.total + first, ahead, to.code);
-                for (int k = 0; block && k < n * ROWS; ++k) all.code[k] += part.code[k];
-            } else {
-                p.set->dot_values[log2](chunk.value, count,
-                                        (const float *)p.tiles + begin, ahead,
-                                        to.value);
-                for (int k = 0; block && k < n * ROWS; ++k)
-                    all.value[k] += part.value[k];
+        part_t part = {block, least(most, blocks(p.w) - block), stripes, {}, {}};
+        const bool is_last = block + most >= blocks(p.w);
+        for (int64_t s = 0; s < stripes; ++s) {
+            part.planes[s] = stripe[s].planes + block * block_bytes(bits);
+            part.ahead.at[s] = is_last
+                                   ? stripe[s].planes + stripes * stripe_bytes(p.w->cols, bits)
+                                   : part.planes[s] + most * block_bytes(bits);
+        }
+        part.ahead.lines = over(bits, full);
+        unpack_part(p, part, &w);
+        for (int64_t i = tile; i < last; ++i) {
+            if (i == tile + full) part.ahead.lines = 0; /* a few rows leave no time */
+            add_part(p, part, w, i, sum[i - tile]);
+            for (int64_t s = 0; s < stripes; ++s) {
+                part.ahead.at[s] += 64 * part.ahead.lines * part.count;
+                if (is_last) store(p, stripe[s], i * TILE, sum[i - tile][s]);
             }
         }
         block += most;
-    } while (block < blocks(w));
-    for (int64_t i = tile; i < last; ++i) store(p, s, i * TILE, sum[i - tile]);
+    } while (block < blocks(p.w));
 }
+
+/* Multiplications of int8 that take some 0.2 ms: below that, PyTorch uses one thread for
+ * the operations between two products, and its team does not spin. */
+constexpr double LONG = 1 << 24;
 
 void multiply(const void *what, int64_t index) {
     const product &p = *(const product *)what;
@@ -185,12 +237,19 @@ void multiply(const void *what, int64_t index) {
     int64_t stripe = index % p.row_tasks * p.stripes_per_task;
     int64_t last_stripe = least(stripe + p.stripes_per_task, stripes(p.w));
     int64_t last_tile = least(tile + p.tiles_per_task, over(p.m, TILE));
-    for (; stripe < last_stripe; ++stripe) {
-        stripe_t s = stripe_of(p.w, stripe);
-        if (last_tile - tile > 1)
-            multiply_tiles(p, s, tile, last_tile);
+    const bool pairs =
+        p.mode == GQ_INT8 && p.set->dot_pair && last_tile - tile >= PAIR_TILES;
+    while (stripe < last_stripe) {
+        const int64_t most = p.sums ? SHARING : pairs ? PAIR : 1;
+        const int64_t n = least(most, last_stripe - stripe);
+        stripe_t s[SHARING];
+        for (int64_t i = 0; i < n; ++i) load_stripe(p.w, stripe++, &s[i]);
+        if (p.sums)
+            multiply_sums(p, s, n);
+        else if (last_tile - tile > 1)
+            multiply_tiles(p, s, n, tile, last_tile);
         else
-            multiply_tile(p, s, tile);
+            multiply_tile(p, s[0], tile);
     }
 }
 
@@ -199,6 +258,7 @@ void multiply(const void *what, int64_t index) {
 tables tables_of(const gq_weight *w, int mode) {
     tables t;
     const int size = 1 << w->bits;
+    t.cached = planes_bytes(w->rows, w->cols, w->bits) <= 3 << 18;
     memcpy(t.value, w->codebook, (size_t)size * sizeof *t.value);
     if (mode == GQ_INT8)
         round_codebook(w->codebook, size, &t);
@@ -233,22 +293,26 @@ void linear(const gq_weight *w, const tables *t, const float *x, int64_t m, floa
     p.out = out;
     p.mode = mode;
     p.width = blocks(w) * COLS;
+    p.sums = mode == GQ_EXACT && m == 1 && w->bits <= 2 && set->dot_sums[w->bits - 1] &&
+             stripes(w) >= SHARING;
     p.t = t;
     int64_t rows = over(m, TILE) * TILE, tiles = over(m, TILE);
     p.unit = (float *)memory;
     p.total = (int32_t *)(p.unit + rows);
     p.tiles = mode == GQ_INT8 ? (void *)(p.total + rows) : memory;
+    const double work = (double)m * p.width * w->rows;
+    const auto run = work < (mode == GQ_INT8 ? LONG : LONG / 2) ? run_tasks : run_long_tasks;
     /* Below some 16,000 values a thread's start costs more than it saves. */
     bool many = m * p.width >= 1 << 16;
-    run_tasks(fill_tile, &p, tiles, many ? threads : 1);
+    run(fill_tile, &p, tiles, many ? threads : 1);
     /* The tiles of a task stay in a cache of 256 KiB while its stripes pass by. */
     int64_t value = mode == GQ_INT8 ? 1 : 4;
     p.tiles_per_task = least(1 + (1 << 18) / (TILE * (p.width + 1) * value), MOST_TILES);
-    int64_t most = (double)m * p.width * w->rows < 1 << 17 ? 1 : threads;
+    int64_t most = work < 1 << 17 ? 1 : threads;
     /* A thread has several tasks: one that is held up leaves its share to the rest. */
     p.stripes_per_task = over(stripes(w), most == 1 ? 1 : 8 * most);
     p.row_tasks = over(stripes(w), p.stripes_per_task);
-    run_tasks(multiply, &p, p.row_tasks * over(tiles, p.tiles_per_task), (int)most);
+    run(multiply, &p, p.row_tasks * over(tiles, p.tiles_per_task), (int)most);
 }
 
 }  // namespace gq

@@ -63,7 +63,7 @@ int gq_values(const gq_weight *w, int64_t first, int64_t count, float *out, int 
         return 1;
     unpacking u = {w, set, first, count, out, tables_of(w, GQ_EXACT)};
     bool many = (double)count * (double)w->cols >= 1 << 16;
-    run_tasks(unpack_stripe, &u, over(count, ROWS), many ? threads : 1);
+    run_long_tasks(unpack_stripe, &u, over(count, ROWS), many ? threads : 1);
     return 0;
 }
 

@@ -27,7 +27,7 @@ void run(const gq::pass &p, gq::blocks_t blocks_of, int64_t blocks, int threads)
     batches_t b = {&p, blocks_of, blocks, batch};
     /* Below 16,000 weights each, threads cost more than they save. */
     bool many = p.rows * p.cols >= 2 * 4 * gq::pass::BLOCK;
-    gq::run_tasks(run_batch, &b, gq::over(blocks, batch), many ? threads : 1);
+    gq::run_long_tasks(run_batch, &b, gq::over(blocks, batch), many ? threads : 1);
 }
 
 bool is_valid(const gq_codebook *q, int64_t rows, int64_t cols, int mode) {
