@@ -94,7 +94,7 @@ def made(tmp_path, **settings):
         ({"output": "attention"}, "the output 'attention', which this version lacks"),
         ({"predictor__type": "mega"}, "a predictor 'mega', which this version lacks"),
         ({"predictor__layers": 2}, "has no predictor.rnn.1.ih.shape"),
-        ({"joint__activation": "selu"}, "unknown function gqasr.joint.activation"),
+        ({"joint__activation": "mish"}, "unknown function gqasr.joint.activation"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, settings, message):

@@ -2,6 +2,7 @@
 #ifndef GQ_ASR_FRAMES_H
 #define GQ_ASR_FRAMES_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include <vector>

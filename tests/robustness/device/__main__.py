@@ -3,19 +3,16 @@
     python -m tests.robustness.device --runs 1000000 \
         --json tests/robustness/results/device.json
 
-libFuzzer (clang) mutates small valid files, guided by coverage; the engine is built
-with AddressSanitizer and UndefinedBehaviorSanitizer. Each model that opens is verified
-and used by two searches. Then eight streams of a model run in four threads under
-ThreadSanitizer. Exits with 1 at a finding; the input is kept in --work.
+libFuzzer (clang) mutates small valid files, guided by coverage; the engine is built with
+AddressSanitizer and UndefinedBehaviorSanitizer. Each model that opens is verified and
+used by two searches. Exits with 1 at a finding; the input is kept in --work.
 """
 
 import argparse
-import functools
 import re
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -32,7 +29,6 @@ KERNELS = ROOT / "espnet_gq" / "native" / "csrc"
 FLAGS = ["-std=c++17", "-O1", "-g1", "-pthread", f"-I{DEVICE}", f"-I{KERNELS}"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 SANITIZE = ["-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=all"]
-FUZZER = ["-fsanitize=address,undefined,fuzzer"]
 TARGETS: Dict[str, Callable[[Path], None]] = {
     "model": write_models,
     "wav": write_wavs,
@@ -41,13 +37,13 @@ TARGETS: Dict[str, Callable[[Path], None]] = {
 LIMITS = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=20000"]
 
 
-def compile_all(folder: Path, compiler: str, sanitize: Sequence[str]) -> List[str]:
-    """Compile the engine, the kernels of special instruction sets without sanitizers.
+def build(folder: Path) -> Dict[str, Path]:
+    """Build the harnesses; the kernels of special instruction sets without sanitizers.
 
     Returns:
-        The object files.
+        Name -> program.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    objects = []
     jobs = []
     for room in (KERNELS, DEVICE):
         for source in sorted(room.rglob("*.cpp")):
@@ -55,26 +51,24 @@ def compile_all(folder: Path, compiler: str, sanitize: Sequence[str]) -> List[st
                 continue
             made = folder / f"{room.parent.name}_{source.parent.name}_{source.stem}.o"
             plain = "avx" in source.stem or source.stem in ("vnni", "neon")
-            flags = [*FLAGS, *([] if plain else sanitize)]
-            jobs.append([compiler, *flags, "-c", str(source), "-o", str(made)])
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(functools.partial(subprocess.run, check=True), jobs))
-    return [job[-1] for job in jobs]
-
-
-def link(
-    source: str, objects: Sequence[str], compiler: str, sanitize: Sequence[str]
-) -> Path:
-    """Link a harness of this folder; return the program."""
-    program = Path(objects[0]).with_name(source)
-    whole = [compiler, *FLAGS, *sanitize, str(HERE / f"{source}.cpp"), *objects]
-    subprocess.run([*whole, "-o", str(program)], check=True)
-    return program
+            flags = [*FLAGS, *([] if plain else SANITIZE)]
+            jobs.append(["clang++", *flags, "-c", str(source), "-o", str(made)])
+            objects.append(made)
+    for job in jobs:
+        subprocess.run(job, check=True)
+    programs = {}
+    for name in TARGETS:
+        programs[name] = folder / name
+        whole = [*FLAGS, "-fsanitize=address,undefined,fuzzer"]
+        harness = [str(HERE / f"{name}.cpp"), *map(str, objects)]
+        out = ["-o", str(programs[name])]
+        subprocess.run(["clang++", *whole, *harness, *out], check=True)
+    return programs
 
 
 def fuzz(program: Path, name: str, work: Path, runs: int, seed: int) -> Dict[str, Any]:
     """Run a harness; return its row of the table."""
-    corpus = work / "corpus" / name
+    corpus = work / name
     TARGETS[name](corpus)
     words = [str(program), f"-runs={runs}", f"-seed={seed}", *LIMITS]
     done = subprocess.run(
@@ -95,25 +89,6 @@ def fuzz(program: Path, name: str, work: Path, runs: int, seed: int) -> Dict[str
     }
 
 
-def race(work: Path) -> Dict[str, Any]:
-    """Run streams in threads under ThreadSanitizer; return the row of the table."""
-    objects = compile_all(work / "thread", "g++", ["-fsanitize=thread"])
-    program = link("threads", objects, "g++", ["-fsanitize=thread"])
-    models = work / "corpus" / "threads"
-    write_models(models)
-    paths = [str(path) for path in sorted(models.iterdir())]
-    done = subprocess.run([str(program), *paths], capture_output=True, text=True)
-    if done.returncode:
-        print(done.stderr[-4000:], file=sys.stderr)
-    return {
-        "input": "8 streams, 4 threads",
-        "executions": len(paths),
-        "edges covered": "-",
-        "corpus": len(paths),
-        "findings": int(done.returncode != 0),
-    }
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = new_parser(__doc__ or "")
@@ -130,11 +105,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        rows = [race(work)]
-        objects = compile_all(work / "fuzz", "clang++", SANITIZE)
-        for name in TARGETS:
-            program = link(name, objects, "clang++", FUZZER)
-            rows.append(fuzz(program, name, work, args.runs, args.seed))
+        programs = build(work)
+        rows: List[Dict[str, Any]] = [
+            fuzz(program, name, work, args.runs, args.seed)
+            for name, program in programs.items()
+        ]
     cells = [[str(value) for value in row.values()] for row in rows]
     print(markdown(list(rows[0]), cells))
     if args.json:

@@ -128,7 +128,9 @@ def write_wavs(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for tag, bits, channels in ((1, 16, 1), (1, 16, 2), (3, 32, 1)):
         width = bits // 8 * channels
-        form = struct.pack("<HHIIHH", tag, channels, 8000, 8000 * width, width, bits)
+        form = struct.pack(
+            "<HHIIHH", tag, channels, 8000, 8000 * width, width, bits
+        )
         data = bytes(range(256))
         body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
         body += b"LIST\4\0\0\0abcddata" + struct.pack("<I", len(data)) + data
