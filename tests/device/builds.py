@@ -1,7 +1,7 @@
-"""Builds of the device engine, for this machine and others, kept between runs.
+"""Builds of the device engine for this and other machines, kept between runs.
 
-A build goes to build/device/NAME-HASH of the repository, HASH that of the sources and of
-what compiles them: a further run, or another Python, uses what is there.
+A build goes to build/device/NAME-HASH of the repository, HASH that of the sources and
+options: a further run, or another Python, uses what is there.
 """
 
 import fcntl
@@ -73,7 +73,7 @@ def missing(name: str) -> Optional[str]:
 
 
 def build(name: str) -> Path:
-    """Return the folder with the program of a target, which is built if it is not there.
+    """Return the folder of a target, which is built if it is not there.
 
     Skips the test where a tool is missing.
     """

@@ -4,8 +4,8 @@
         --json tests/robustness/results/device.json
     python -m tests.robustness.device stress --utterances 1000
 
-`fuzz` feeds mutated model files and WAV files (libFuzzer, which follows the coverage) to
-the engine and the reader of its program, built with clang, AddressSanitizer and
+`fuzz` feeds mutated model files and WAV files (libFuzzer, which follows the coverage)
+to the engine and the reader of its program, built with clang, AddressSanitizer and
 UndefinedBehaviorSanitizer. --work keeps the build and what it has found, so that a
 further call continues. A finding is copied to FOLDER/found; put the input into
 tests/robustness/device/regressions when it is mended.

@@ -30,7 +30,13 @@ elseif(ZIG_TARGET MATCHES "linux")
 else()
   set(CMAKE_SYSTEM_NAME Generic)
 endif()
+if(ZIG_TARGET MATCHES "wasm") # its C++ library has none: without memory the program ends
+  set(CMAKE_CXX_FLAGS_INIT "-fno-exceptions")
+endif()
 string(REGEX MATCH "^[^-]+" CMAKE_SYSTEM_PROCESSOR "${ZIG_TARGET}")
+# Threads are a part of the C library; FindThreads, which does not link here, would take
+# any library for theirs.
+set(CMAKE_HAVE_LIBC_PTHREAD TRUE CACHE BOOL "")
 
 # CMake takes each tool as one program. It identifies a compiler by a program that it
 # builds; an object does as well, and needs none of the system's libraries, which Zig
@@ -38,7 +44,7 @@ string(REGEX MATCH "^[^-]+" CMAKE_SYSTEM_PROCESSOR "${ZIG_TARGET}")
 foreach(tool "c++ -target ${ZIG_TARGET}" ar ranlib)
   string(REGEX MATCH "^[^ ]+" name "${tool}")
   file(WRITE "${CMAKE_BINARY_DIR}/zig/${name}" "#!/bin/sh
-[ \"$*\" != CMakeCXXCompilerId.cpp ] || set -- -c \"$1\"
+case \"$*\" in *CMakeCXXCompilerId.cpp) set -- -c \"$@\";; esac
 exec ${ZIG} ${tool} \"$@\"
 ")
   execute_process(COMMAND chmod +x "${CMAKE_BINARY_DIR}/zig/${name}")
