@@ -7,9 +7,9 @@ VENV ?= .venv
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-CHECKED := espnet_gq egs2 tests benchmarks experiments setup.py
-CSRC := espnet_gq/native/csrc
-SOURCES := setup.py pyproject.toml $(wildcard $(CSRC)/*.* $(CSRC)/*/*)
+CHECKED := espnet_gq distributions egs2 tests benchmarks experiments setup.py
+CSRC := espnet_gq/native/csrc espnet_gq/device/csrc
+SOURCES := setup.py pyproject.toml $(wildcard $(CSRC:=/*.*) $(CSRC:=/*/*))
 
 # WHEELS=DIR installs from a folder of wheels without network (benchmarks/gpu/README.md).
 ifdef WHEELS
@@ -18,7 +18,7 @@ export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 GPU_ARGS ?= --json gpu_check.json
 
-.PHONY: help venv demo test families gpu-check lint clean
+.PHONY: help venv demo test families gpu-check device-wheel lint clean
 
 help:
 	@echo "make venv   install into $(VENV) with $(PYTHON)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test   run the tests"
 	@echo "make families  test all of ESPnet's families, with the packages that some need"
 	@echo "make gpu-check  run the checks that need a GPU, in 8 minutes (WHEELS=folder)"
+	@echo "make device-wheel  build espnet-gq-device into dist/ (TARGET=aarch64)"
 	@echo "make lint   black, isort, flake8, mypy, shellcheck"
 
 venv: $(STAMP)
@@ -52,6 +53,9 @@ families: venv
 
 gpu-check: venv
 	$(BIN)/python -m benchmarks.gpu.check $(GPU_ARGS)
+
+device-wheel: venv
+	$(BIN)/python distributions/device/build.py --output dist $(if $(TARGET),--target $(TARGET))
 
 lint: venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group lint

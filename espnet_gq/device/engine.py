@@ -121,7 +121,8 @@ def library() -> ctypes.CDLL:
     if path is None:
         raise OSError(
             "the device engine was not built; with a C++ compiler (g++ or clang++), "
-            "'pip install --force-reinstall --no-deps espnet-gq' builds it"
+            "'pip install --force-reinstall --no-deps espnet-gq' (or espnet-gq-device) "
+            "builds it"
         )
     return load(path)
 

@@ -11,7 +11,8 @@ struct usable_t {
 
 usable_t find_instruction_sets() {
     usable_t found = {};
-#if defined(__x86_64__)
+#if defined(GQ_PORTABLE)
+#elif defined(__x86_64__)
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f") &&
                   __builtin_cpu_supports("avx512bw") &&

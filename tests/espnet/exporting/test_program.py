@@ -1,8 +1,6 @@
 """The program gq-asr, built by CMake with warnings as errors, on real utterances."""
 
 import json
-import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -16,16 +14,9 @@ from exporting.recognizers import KINDS, make, utterances
 from espnet_gq.device import Model
 from espnet_gq.device.engine import find_library
 from espnet_gq.espnet.exporting import export
+from tests.device.builds import build
 
-ROOM = Path(__file__).resolve().parents[3] / "espnet_gq" / "device" / "csrc"
-
-pytestmark = [
-    pytest.mark.skipif(find_library() is None, reason="no device engine"),
-    pytest.mark.skipif(
-        not (shutil.which("cmake") and shutil.which(os.environ.get("CXX") or "c++")),
-        reason="no cmake, or no C++ compiler",
-    ),
-]
+pytestmark = pytest.mark.skipif(find_library() is None, reason="no device engine")
 
 
 def run(*command, **options):
@@ -34,16 +25,9 @@ def run(*command, **options):
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
+def program():
     """Return the program, built for this machine."""
-    folder = tmp_path_factory.mktemp("build")
-    for command in (
-        ["cmake", "-S", ROOM, "-B", folder, "-DCMAKE_BUILD_TYPE=Release"],
-        ["cmake", "--build", folder, "--parallel", "2"],
-    ):
-        done = run(*command)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder / "gq-asr"
+    return build("host") / "gq-asr"
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +93,48 @@ def test_raw_samples_from_a_pipe(program, model, speech, kind):
     assert done.returncode == 0 and last == best.text
     assert len(partial) > 2 and all(line.startswith("... ") for line in partial)
     assert len(set(partial)) == len(partial)
+
+
+def test_raw_samples_that_end_within_one(program, model):
+    done = run(program, "--raw", "s16", model, input=bytes(1001), text=False)
+    assert done.returncode == 1 and not done.stdout
+    message = b"gq-asr: standard input: it ends within a sample\n"
+    assert done.stderr == message
+
+
+@pytest.mark.parametrize(
+    "form, subtype", [("WAVEX", "PCM_16"), ("WAVEX", "FLOAT"), ("WAV", "FLOAT")]
+)
+def test_forms_of_wav_files(program, model, speech, tmp_path, form, subtype):
+    samples, _ = soundfile.read(speech[0], dtype="float32")
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype, format=form)
+    done = run(program, model, tmp_path / "a.wav")
+    assert done.stdout == run(program, model, speech[0]).stdout != "\n"
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_wav_files_written_to_a_pipe(program, model, speech, tmp_path, size):
+    """Their sizes were not known when the header was written."""
+    contents = bytearray(speech[0].read_bytes())
+    at = contents.index(b"data") + 4
+    contents[at : at + 4] = struct.pack("<I", size)
+    (tmp_path / "a.wav").write_bytes(contents)
+    done = run(program, model, tmp_path / "a.wav")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(program, model, speech[0]).stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_an_error(program, model, speech):
+    with open("/dev/full", "w") as full:
+        done = run(
+            *(program, model, speech[0]),
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "gq-asr: standard output: it cannot be written\n"
 
 
 def test_timing_goes_to_standard_error(program, model, speech):

@@ -1,11 +1,19 @@
-"""Fuzz the device engine: hostile model files and WAV files.
+"""Fuzz the device engine, or stress it with many streams.
 
-    python -m tests.robustness.device --runs 1000000 \
+    python -m tests.robustness.device fuzz --executions 1000000 \
         --json tests/robustness/results/device.json
+    python -m tests.robustness.device stress --utterances 1000
 
-libFuzzer (clang) mutates small valid files, guided by coverage; the engine is built with
-AddressSanitizer and UndefinedBehaviorSanitizer. Each model that opens is verified and
-used by two searches. Exits with 1 at a finding; the input is kept in --work.
+`fuzz` feeds mutated model files and WAV files (libFuzzer, which follows the coverage)
+to the engine and the reader of its program, built with clang, AddressSanitizer and
+UndefinedBehaviorSanitizer. --work keeps the build and what it has found, so that a
+further call continues. A finding is copied to FOLDER/found; put the input into
+tests/robustness/device/regressions when it is mended.
+
+`stress` runs 8 streams in 4 threads: with --sanitize thread under ThreadSanitizer,
+without it to see the growth of memory.
+
+Both exit with 1 if something was found.
 """
 
 import argparse
@@ -14,108 +22,152 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
-from benchmarks import ROOT
+import soundfile
+
 from benchmarks.options import command, new_parser
 from benchmarks.report import machine
-from espnet_gq.analysis.tables import markdown
 from espnet_gq.files import write_json
-from tests.robustness.device.corpus import write_models, write_wavs
+from tests.robustness.device.building import OPTIONS, build, call
+from tests.robustness.device.corpus import write_models
+from tests.robustness.device.seeds import model_seeds, wav_seeds
 
-HERE = Path(__file__).resolve().parent
-DEVICE = ROOT / "espnet_gq" / "device" / "csrc"
-KERNELS = ROOT / "espnet_gq" / "native" / "csrc"
-FLAGS = ["-std=c++17", "-O1", "-g1", "-pthread", f"-I{DEVICE}", f"-I{KERNELS}"]
-FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-SANITIZE = ["-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=all"]
-TARGETS: Dict[str, Callable[[Path], None]] = {
-    "model": write_models,
-    "wav": write_wavs,
-}
-"""Name of a harness in this folder -> what writes its first inputs."""
-LIMITS = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=20000"]
+LIMITS = dict(max_len=32768, timeout=120, rss_limit_mb=2000, malloc_limit_mb=1000)
+BATCH = 50000
 
 
-def build(folder: Path) -> Dict[str, Path]:
-    """Build the harnesses; the kernels of special instruction sets without sanitizers.
+class Fuzzer:
+    """One target and its corpus.
 
-    Returns:
-        Name -> program.
+    Args:
+        work: Folder of the build, the corpora and the findings.
+        name: "model" or "wav".
+        model: A model file, for what the WAV target accepts.
     """
-    objects = []
-    jobs = []
-    for room in (KERNELS, DEVICE):
-        for source in sorted(room.rglob("*.cpp")):
-            if source.name == "main.cpp":
-                continue
-            made = folder / f"{room.parent.name}_{source.parent.name}_{source.stem}.o"
-            plain = "avx" in source.stem or source.stem in ("vnni", "neon")
-            flags = [*FLAGS, *([] if plain else SANITIZE)]
-            jobs.append(["clang++", *flags, "-c", str(source), "-o", str(made)])
-            objects.append(made)
-    for job in jobs:
-        subprocess.run(job, check=True)
-    programs = {}
-    for name in TARGETS:
-        programs[name] = folder / name
-        whole = [*FLAGS, "-fsanitize=address,undefined,fuzzer"]
-        harness = [str(HERE / f"{name}.cpp"), *map(str, objects)]
-        out = ["-o", str(programs[name])]
-        subprocess.run(["clang++", *whole, *harness, *out], check=True)
-    return programs
+
+    def __init__(self, work: Path, name: str, model: Path):
+        self.program = work / "build" / f"fuzz_{name}"
+        self.corpus = work / f"corpus_{name}"
+        self.found = work / "found"
+        self.name, self.model = name, model
+        self.executions = 0
+        self.coverage = 0
+        self.findings: List[str] = []
+
+    def run(self, executions: int, seed: int) -> None:
+        """Execute that many inputs, or fewer where one is a finding."""
+        limits = [f"-{key}={value}" for key, value in LIMITS.items()]
+        artifacts = f"-artifact_prefix={self.found}/{self.name}-"
+        done = subprocess.run(
+            [
+                *(str(self.program), str(self.corpus), f"-runs={executions}"),
+                *(f"-seed={seed}", artifacts, "-print_final_stats=1", *limits),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**OPTIONS, "GQ_ASR_FUZZ_MODEL": str(self.model)},
+        )
+        output = done.stdout.decode(errors="replace")
+        counts = re.findall(r"number_of_executed_units: (\d+)", output)
+        counts = counts or re.findall(r"^#(\d+)\t", output, re.M)
+        self.executions += int(counts[-1]) if counts else 0
+        self.coverage = max([0, *map(int, re.findall(r"cov: (\d+)", output))])
+        if done.returncode:
+            number = len(self.findings)
+            (self.found / f"{self.name}-{seed}.log").write_text(output[-20000:])
+            summary = re.findall(r"SUMMARY: .*|.*runtime error.*", output)
+            self.findings.append(summary[0] if summary else output[-300:])
+            print(f"{self.name} {number}: {self.findings[-1]}", flush=True)
 
 
-def fuzz(program: Path, name: str, work: Path, runs: int, seed: int) -> Dict[str, Any]:
-    """Run a harness; return its row of the table."""
-    corpus = work / name
-    TARGETS[name](corpus)
-    words = [str(program), f"-runs={runs}", f"-seed={seed}", *LIMITS]
-    done = subprocess.run(
-        [*words, f"-artifact_prefix={work}/{name}-", "-print_final_stats=1", corpus],
-        capture_output=True,
-        text=True,
+def fuzz(args: argparse.Namespace, work: Path) -> int:
+    """Fuzz both targets in turn; return the number of findings."""
+    names = ("model", "wav")
+    targets = [f"fuzz_{name}" for name in names]
+    sanitize = "address,undefined"
+    build(work / "build", targets, sanitize, args.clang, fuzzers=True)
+    (work / "found").mkdir(exist_ok=True)
+    fuzzers = [Fuzzer(work, name, work / "corpus_model" / "lstm") for name in names]
+    for fuzzer in fuzzers:
+        fuzzer.corpus.mkdir(exist_ok=True)
+    write_models(fuzzers[0].corpus)
+    for path in model_seeds(work / "models"):
+        (fuzzers[0].corpus / path.name).write_bytes(path.read_bytes())
+    for name, contents in wav_seeds():
+        (fuzzers[1].corpus / name).write_bytes(contents)
+    seed = args.seed
+    for fuzzer, share in zip(fuzzers, (0.8, 0.2)):
+        while fuzzer.executions < share * args.executions:
+            left = int(share * args.executions) - fuzzer.executions
+            fuzzer.run(min(BATCH, max(left, 1000)), seed)
+            seed += 1
+            record(args, {f.name: figures(f) for f in fuzzers})
+    return sum(len(fuzzer.findings) for fuzzer in fuzzers)
+
+
+def figures(fuzzer: Fuzzer) -> Dict[str, Any]:
+    """Return what the record says of a fuzzer."""
+    return dict(
+        executions=fuzzer.executions,
+        edges=fuzzer.coverage,
+        corpus=len(list(fuzzer.corpus.iterdir())),
+        findings=fuzzer.findings,
     )
-    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
-    covered = re.findall(r"cov: (\d+)", done.stderr)
-    if done.returncode:
-        print(done.stderr[-4000:], file=sys.stderr)
-    return {
-        "input": name,
-        "executions": int(found[1]) if found else 0,
-        "edges covered": int(covered[-1]) if covered else 0,
-        "corpus": len(list(corpus.iterdir())),
-        "findings": int(done.returncode != 0),
-    }
+
+
+def record(args: argparse.Namespace, counts: Dict[str, Any]) -> None:
+    """Print the figures, and write them where --json says."""
+    print(counts, flush=True)
+    if args.json:
+        call_of = dict(benchmark="device", command=command("--json", "--work"))
+        write_json(args.json, dict(call_of, counts=counts, machine=machine("cpu")))
+
+
+def stress(args: argparse.Namespace, work: Path) -> int:
+    """Run the streams; return 1 if there was a race or a wrong result."""
+    folder = work / f"build_{args.sanitize or 'plain'}"
+    build(folder, ["stress"], args.sanitize, args.clang if args.sanitize else "c++")
+    model = args.model or next(model_seeds(work / "models"))
+    words = [str(folder / "stress"), str(model), "4", "8", str(args.utterances)]
+    try:
+        print(call(words + [str(path) for path in speech(work)]))
+    except subprocess.CalledProcessError:
+        return 1
+    return 0
+
+
+def speech(folder: Path) -> List[Path]:
+    """Write utterances as WAV files; return the paths."""
+    from exporting.recognizers import FRONTEND, utterances
+
+    paths = []
+    for name, samples in utterances(8).items():
+        paths.append(folder / f"{name}.wav")
+        soundfile.write(paths[-1], samples, FRONTEND["fs"])
+    return paths
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
-    parser = new_parser(__doc__ or "")
-    parser.add_argument("--runs", type=int, default=1000000, help="per kind of input")
+    parser = new_parser(__doc__)
+    parser.add_argument("what", choices=["fuzz", "stress"])
+    parser.add_argument("--executions", type=int, default=1000, help="of fuzz")
+    parser.add_argument("--utterances", type=int, default=100, help="of stress")
+    parser.add_argument("--model", type=Path, help="model file of stress")
+    parser.add_argument("--sanitize", default="", help="sanitizers of stress")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder to keep")
-    parser.add_argument("--json", type=Path, help="write the table and the machine")
+    parser.add_argument("--clang", default="clang++")
+    parser.add_argument("--json", type=Path)
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> int:
-    """Build, fuzz, and print a table; return the exit status."""
+def main(cmd: Optional[List[str]] = None) -> int:
     args = get_parser().parse_args(cmd)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
+    with tempfile.TemporaryDirectory(prefix="engine") as name:
+        work = args.work or Path(name)
         work.mkdir(parents=True, exist_ok=True)
-        programs = build(work)
-        rows: List[Dict[str, Any]] = [
-            fuzz(program, name, work, args.runs, args.seed)
-            for name, program in programs.items()
-        ]
-    cells = [[str(value) for value in row.values()] for row in rows]
-    print(markdown(list(rows[0]), cells))
-    if args.json:
-        found = dict(command=command("--json", "--work"), rows=rows)
-        write_json(args.json, dict(found, machine=machine("cpu"), seed=args.seed))
-    return int(any(row["findings"] for row in rows))
+        return int({"fuzz": fuzz, "stress": stress}[args.what](args, work) > 0)
 
 
 if __name__ == "__main__":

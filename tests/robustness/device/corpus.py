@@ -1,6 +1,5 @@
 """Small valid files that fuzzing begins with."""
 
-import struct
 from pathlib import Path
 from typing import Any, Dict
 
@@ -121,18 +120,3 @@ def write_models(folder: Path) -> None:
         make().write(folder / name)
     for kind in CONFORMERS:
         conformer(kind).write(folder / kind)
-
-
-def write_wavs(folder: Path) -> None:
-    """Write WAV files of each form."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for tag, bits, channels in ((1, 16, 1), (1, 16, 2), (3, 32, 1)):
-        width = bits // 8 * channels
-        form = struct.pack(
-            "<HHIIHH", tag, channels, 8000, 8000 * width, width, bits
-        )
-        data = bytes(range(256))
-        body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
-        body += b"LIST\4\0\0\0abcddata" + struct.pack("<I", len(data)) + data
-        whole = b"RIFF" + struct.pack("<I", len(body)) + body
-        (folder / f"{tag}_{channels}").write_bytes(whole)

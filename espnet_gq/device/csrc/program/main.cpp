@@ -1,5 +1,6 @@
 /* gq-asr: WAV files or raw samples to text. */
 #include <stdio.h>
+#include <string.h>
 
 #include <algorithm>
 #include <chrono>
@@ -67,18 +68,22 @@ class Program {
 #endif
         begin("-");
         const bool is_float = options_.raw == Options::F32;
-        std::vector<int16_t> whole((size_t)chunk_);
-        for (;;) {
-            samples_.resize((size_t)chunk_);
-            size_t n = is_float ? fread(samples_.data(), 4, samples_.size(), stdin)
-                                : fread(whole.data(), 2, whole.size(), stdin);
-            if (n == 0) break;
-            samples_.resize(n);
-            for (size_t i = 0; i < n && !is_float; ++i)
-                samples_[i] = (float)whole[i] / 32768.0f;
-            if (!feed()) return error_.message;
-        }
-        return ferror(stdin) ? "standard input cannot be read" : finish();
+        const size_t width = is_float ? sizeof(float) : sizeof(int16_t);
+        std::vector<uint8_t> bytes((size_t)chunk_ * width);
+        size_t got;
+        do {
+            got = fread(bytes.data(), 1, bytes.size(), stdin);
+            samples_.resize(got / width);
+            for (size_t i = 0; i < samples_.size(); ++i) {
+                int16_t whole = 0;
+                void *to = is_float ? (void *)&samples_[i] : (void *)&whole;
+                memcpy(to, &bytes[i * width], width);
+                if (!is_float) samples_[i] = (float)whole / 32768.0f;
+            }
+            if (!samples_.empty() && !feed()) return error_.message;
+        } while (got == bytes.size());
+        if (got % width) return "it ends within a sample";
+        return ferror(stdin) ? "it cannot be read" : finish();
     }
 
   private:
@@ -158,6 +163,8 @@ int run(const Options &options, const gq_asr_model *model) {
     if (options.raw != Options::NONE) report("standard input", program.raw());
     for (const std::string &path : options.files) report(path, program.file(path));
     gq_asr_stream_close(stream);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        report("standard output", "it cannot be written");
     return status;
 }
 

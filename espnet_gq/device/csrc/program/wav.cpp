@@ -34,8 +34,8 @@ std::string Wav::open(FILE *file) {
         if (!memcmp(chunk, "data", 4)) {
             if (!rate) return "the WAV file has samples before their format";
             left_ = size;
-            /* Written to a pipe, where the size was not known. */
-            to_the_end_ = size == 0xffffffff || size == 0x7fffffff;
+            /* Written to a pipe, where the size was not known (SoX: 0x7ffff000). */
+            to_the_end_ = size == 0xffffffff || (size >= 0x7ffff000 && size <= 0x7fffffff);
             return "";
         }
         if (!memcmp(chunk, "fmt ", 4)) {
