@@ -4,7 +4,15 @@
 
 #include <algorithm>
 
+#include "layers/loops.h"
+
 namespace asr {
+
+namespace {
+
+enum { BATCH = 128 }; /* positions that are multiplied at once */
+
+}  // namespace
 
 Conv2d Conv2d::load(Loader &loader, const std::string &name, int64_t kernel,
                     int64_t stride, int64_t padding, int64_t width, int64_t channels) {
@@ -22,21 +30,19 @@ Conv2d Conv2d::load(Loader &loader, const std::string &name, int64_t kernel,
     return conv;
 }
 
-void Conv2d::row(const Compute &compute, const float *const *rows, float *out,
-                 std::vector<float> &space) const {
+void Conv2d::gather(const float *const *rows, float *out) const {
     const int64_t cols = weight.cols(), run = kernel_width * channels;
-    space.assign((size_t)(width_out * cols), 0.0f);
+    if (padding > 0) memset(out, 0, (size_t)(width_out * cols) * sizeof *out);
     for (int64_t f = 0; f < width_out; ++f) {
         const int64_t begin = f * stride - padding;
         const int64_t from = std::max<int64_t>(begin, 0);
         const int64_t to = std::min(begin + kernel_width, width_in);
         for (int64_t i = 0; i < kernel_time; ++i)
             if (rows[i] && to > from)
-                memcpy(space.data() + f * cols + i * run + (from - begin) * channels,
+                memcpy(out + f * cols + i * run + (from - begin) * channels,
                        rows[i] + from * channels,
-                       (size_t)((to - from) * channels) * sizeof(float));
+                       (size_t)((to - from) * channels) * sizeof *out);
     }
-    weight.apply_exactly(compute, space.data(), width_out, out);
 }
 
 void Conv2dStream::push(const float *x, int64_t n, bool relu, Frames &out) {
@@ -51,17 +57,24 @@ void Conv2dStream::finish(bool relu, Frames &out) {
 /* Append the outputs that need no input after time `last`. */
 void Conv2dStream::emit(int64_t last, bool relu, Frames &out) {
     const float *rows[16];
-    const int64_t end = first_ + rows_.rows();
-    for (;; ++next_) {
-        const int64_t begin = next_ * conv_.stride - conv_.padding;
-        if (begin + conv_.kernel_time - 1 > last || end == 0) break;
-        for (int64_t i = 0; i < conv_.kernel_time; ++i) {
-            const int64_t t = begin + i;
-            rows[i] = t < 0 || t >= end ? nullptr : rows_.row(t - first_);
+    const int64_t end = first_ + rows_.rows(), size = conv_.width_out * conv_.weight.cols();
+    const int64_t known = last + conv_.padding + 1 - conv_.kernel_time;
+    const int64_t due = end > 0 && known >= 0 ? known / conv_.stride + 1 : 0;
+    const int64_t most = std::max<int64_t>(1, BATCH / std::max<int64_t>(conv_.width_out, 1));
+    while (next_ < due) {
+        const int64_t n = std::min(most, due - next_);
+        space_.resize((size_t)(n * size));
+        for (int64_t k = 0; k < n; ++k, ++next_) {
+            for (int64_t i = 0; i < conv_.kernel_time; ++i) {
+                const int64_t t = next_ * conv_.stride - conv_.padding + i;
+                rows[i] = t < 0 || t >= end ? nullptr : rows_.row(t - first_);
+            }
+            conv_.gather(rows, space_.data() + k * size);
         }
-        float *to = out.add(1);
-        conv_.row(compute_, rows, to, space_);
-        for (int64_t i = 0; relu && i < out.width; ++i) to[i] = to[i] > 0 ? to[i] : 0;
+        float *to = out.add(n);
+        conv_.weight.apply_exactly(compute_, space_.data(), n * conv_.width_out, to);
+        if (relu)
+            loops(compute_.isa).activate(Activation::RELU, to, n * out.width);
     }
     const int64_t gone = std::min(next_ * conv_.stride - conv_.padding, end) - first_;
     if (gone > 0) {

@@ -32,10 +32,9 @@ struct Conv2d {
     int64_t row_in() const { return width_in * channels; }
     int64_t row_out() const { return width_out * outputs(); }
 
-    /* One row of output from kernel_time rows of input, NULL for one of zeros. Always
-     * exact. out: (row_out()). */
-    void row(const Compute &compute, const float *const *rows, float *out,
-             std::vector<float> &space) const;
+    /* What a row of output is the product of with the weight, from kernel_time rows of
+     * input, NULL for one of zeros. out: (width_out, columns of the weight). */
+    void gather(const float *const *rows, float *out) const;
 };
 
 /* The convolution of an utterance, as its rows arrive. */
