@@ -1,0 +1,1 @@
+"""Whole processes that recognize speech: the device engine and what it replaces."""
