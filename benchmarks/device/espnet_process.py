@@ -1,7 +1,7 @@
 """ESPnet's streaming decoder in a process of its own: WAV files to figures.
 
-    python -m benchmarks.device.espnet_process TASK CONFIG MODEL INT8 THREADS CHUNK_MS \\
-        WAV ...
+    python -m benchmarks.device.espnet_process TASK CONFIG MODEL INT8 THREADS \\
+        CHUNK_MS WAV ...
 
 INT8 is 1 for int8: PyTorch's of a float model, this project's of a packed one.
 """
@@ -37,10 +37,13 @@ def _asr(config: str, model: str, options: Any) -> Feed:
     return feed
 
 
-def _second(config: str, model: str, options: Any, chunk_ms: int) -> Feed:
+def chunk_decoder(config: str, model: str, chunk_ms: int, **options: Any) -> Any:
+    """Return the decoder of ESPnet's second transducer task, for chunks."""
     from espnet2.bin.asr_transducer_inference import Speech2Text
 
-    decoder: Any = Speech2Text(
+    import espnet_gq.espnet  # noqa: F401 registers the quantized classes
+
+    return Speech2Text(
         config,
         model,
         beam_size=1,
@@ -49,6 +52,10 @@ def _second(config: str, model: str, options: Any, chunk_ms: int) -> Feed:
         left_context=LEFT_CONTEXT,
         **options,
     )
+
+
+def _second(config: str, model: str, options: Any, chunk_ms: int) -> Feed:
+    decoder = chunk_decoder(config, model, chunk_ms, **options)
     joint = decoder.asr_model.joint_network
     if isinstance(joint.lin_out, torch.ao.nn.quantized.dynamic.Linear):
         _take_vectors(joint)
@@ -65,8 +72,6 @@ def main(words: List[str]) -> None:
     quiet()
     task, config, model, int8, threads, chunk_ms, *paths = words
     torch.set_num_threads(int(threads))
-    import espnet_gq.espnet  # noqa: F401
-
     options = dict(quantize_asr_model=int8 == "1", quantize_modules=MODULES)
     if task == "asr":
         feed = _asr(config, model, options)

@@ -19,8 +19,8 @@ def recognize(feed: Feed, paths: Sequence[str], chunk_ms: int) -> None:
     """Decode WAV files, and print a line of figures (JSON) for each.
 
     A file that is none is passed over: the benchmark looks at the process while it
-    waits for such a file. The clock is that of `gq-asr --timing`: a chunk arrives when it
-    has been spoken, and is processed then or when the one before is done.
+    waits for such a file. The clock is that of `gq-asr --timing`: a chunk arrives when
+    it has been spoken, and is processed then or when the one before is done.
     """
     for path in paths:
         try:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def missing() -> Optional[str]:
 
 
 class _Encoder(nn.Module):
-    """ESPnet's projected LSTM layers on a chunk, whose length is a multiple of the stride.
+    """ESPnet's projected LSTM layers on a chunk, a multiple of the stride long.
 
     forward: x (1, T, D), h and c (layers, 1, units) -> (1, T / stride, outputs), h, c.
     """
@@ -90,18 +90,22 @@ def write(model: Any, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     encoder, predictor = _Encoder(model.encoder), _Predictor(model.decoder)
-    states = {}
+    states: Dict[str, Tensor] = {}
     for name, part in (("encoder", encoder), ("predictor", predictor)):
-        layers = part.layers
+        layers: Any = part.layers
         states[name] = torch.zeros(len(layers), 1, layers[0].hidden_size)
     mels = model.frontend.n_mels
     e, p = states["encoder"], states["predictor"]
     joint = _Joint(model.joint_network)
     width = model.joint_network.lin_enc.in_features
     stride = int(np.prod(encoder.subsample))
-    exports = {
+    exports: Dict[str, Tuple[nn.Module, Any, str]] = {
         "encoder": (encoder, (torch.zeros(1, 4 * stride, mels), e, e), "x h c"),
-        "predictor": (predictor, (torch.zeros(1, 1, dtype=torch.long), p, p), "label h c"),
+        "predictor": (
+            predictor,
+            (torch.zeros(1, 1, dtype=torch.long), p, p),
+            "label h c",
+        ),
         "joint": (
             joint,
             (torch.zeros(4, width), torch.zeros(1, p.size(-1))),
@@ -109,12 +113,12 @@ def write(model: Any, folder: Path) -> None:
         ),
     }
     axes = {"x": {1: "frames"}, "encoded": {0: "frames"}}
-    for name, (part, inputs, names) in exports.items():
+    for name, (exported, inputs, names) in exports.items():
         path = folder / f"{name}.onnx"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                part.eval(),
+                exported.eval(),
                 inputs,
                 str(path),
                 input_names=names.split(),

@@ -26,7 +26,9 @@ ROWS = (
 """Field, label and unit of each row of panels."""
 
 
-def _draw(axis: Any, rows: Sequence[Mapping[str, Any]], field: str, unit: float) -> None:
+def _draw(
+    axis: Any, rows: Sequence[Mapping[str, Any]], field: str, unit: float
+) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     def spread(row: Mapping[str, Any]) -> Dict[str, float]:
@@ -44,12 +46,16 @@ def _draw(axis: Any, rows: Sequence[Mapping[str, Any]], field: str, unit: float)
                 [one["max"] - one["median"] for _, one in points],
             ]
             bits = [b for b, _ in points]
-            axis.errorbar(bits, middle, ends, fmt="o-", color=color, label=TITLES[method])
+            axis.errorbar(
+                bits, middle, ends, fmt="o-", color=color, label=TITLES[method]
+            )
     for row in rows:
         if row["method"] in LINES:
             color, style = LINES[row["method"]]
             label = TITLES[row["method"]]
-            axis.axhline(spread(row)["median"], color=color, linestyle=style, label=label)
+            axis.axhline(
+                spread(row)["median"], color=color, linestyle=style, label=label
+            )
     axis.set_xticks(sorted({row["bits"] for row in rows if row["bits"]}))
     axis.set_xlabel("bits per weight")
     axis.set_yscale("log")

@@ -6,10 +6,9 @@ See benchmarks/README.md.
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -37,7 +36,7 @@ TUNING = 3
 def measure(
     models: Models, compared: List[Variant], spoken: Spoken, program: Path, args: Any
 ) -> Dict[str, Any]:
-    """Measure a size: in each run all variants take turns, in processes of their own."""
+    """Measure a size: all variants take turns, in processes of their own."""
     models.make(compared)
     commands: Dict[Variant, List[str]] = {}
     not_run = []
@@ -120,7 +119,7 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
         "--espnet-bits",
         "--espnet_bits",
         type=options.listed(int),
-        default="5" if quick else "8,5",
+        default="5",
         help="widths of ESPnet's decoder on packed weights",
     )
     add(

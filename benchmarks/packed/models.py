@@ -68,9 +68,7 @@ class Size:
         return ["Linear"] if self.kind == "hybrid" else ["Linear", "LSTM"]
 
 
-def transducer(
-    encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int
-):
+def transducer(encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int):
     return dict(
         encoder=encoder,
         encoder_conf=encoder_conf,
