@@ -10,7 +10,13 @@ from benchmarks.device.variants import TORCH_INT8, Variant
 from benchmarks.measuring import spread
 
 BYTES = ("peak_bytes", "proportional_bytes", "anonymous_bytes", "file_bytes")
-RATIOS = ("peak_bytes", "proportional_bytes", "p50_seconds", "p90_seconds")
+RATIOS = (
+    "peak_bytes",
+    "proportional_bytes",
+    "p50_seconds",
+    "p90_seconds",
+    "cpu_a_second",
+)
 QUANTILES = {"p50_seconds": 0.5, "p90_seconds": 0.9}
 
 
@@ -22,6 +28,7 @@ def _values(run: Run, seconds: float) -> Dict[str, float]:
         {key: getattr(run, key) for key in BYTES},
         start_seconds=run.start_seconds,
         **{key: float(np.quantile(late, q)) for key, q in QUANTILES.items()},
+        cpu_a_second=run.cpu_seconds / seconds,
         real_time_factor=sum(one.spent for one in utterances) / seconds,
         tokens_a_second=sum(one.tokens for one in utterances) / seconds,
     )
@@ -50,7 +57,12 @@ def figures(
             row[name] = None
             if base in values and base != variant:
                 row[name] = {
-                    key: spread([a[key] / b[key] for a, b in zip(found, values[base])])
+                    key: spread(
+                        [
+                            a[key] / max(b[key], 1e-9)
+                            for a, b in zip(found, values[base])
+                        ]
+                    )
                     for key in RATIOS
                 }
         rows.append(row)

@@ -28,6 +28,8 @@ HEADER = (
     "x 8 bits",
     "x torch int8",
     "real-time factor",
+    "CPU s/s",
+    "x 8 bits",
     "start ms",
     "tokens/s",
 )
@@ -62,6 +64,8 @@ def lines(found: Mapping[str, Any]) -> List[str]:
                 ratio("x_8_bits", "p90_seconds"),
                 ratio("x_torch_int8", "p90_seconds"),
                 median("real_time_factor", 1, 3),
+                median("cpu_a_second", 1, 3),
+                ratio("x_8_bits", "cpu_a_second"),
                 median("start_seconds", 1e-3, 0),
                 median("tokens_a_second", 1, 1),
             ]
