@@ -8,6 +8,7 @@ trained recogniser, and as often in every variant.
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
@@ -216,6 +217,8 @@ class Models:
         widths = sorted({v.bits for v in variants if v.bits}, reverse=True)
         for bits in widths:
             self._write_packed(bits)
+        if widths:
+            self._set_blank(self.notes(Variant("engine", widths[0], "int8"))["blank"])
         if ONNX_INT8 in variants and self.without_onnx() is None:
             folder = self.path(ONNX_INT8, "onnx")
             if not folder.exists():
@@ -257,6 +260,18 @@ class Models:
         model.joint_network.lin_out.bias.data[0] += blank
         self._write(FLOAT, args, model.state_dict())
         self._note(FLOAT, dict(parameters=parameters, blank=blank))
+
+    def _set_blank(self, blank: float) -> None:
+        """Set the float model's bias of blank: to that of the most bits."""
+        notes = self.notes(FLOAT)
+        if blank == notes["blank"]:
+            return
+        path = self.path(FLOAT, "model.pth")
+        state = torch.load(path, weights_only=True)
+        state["joint_network.lin_out.bias"][0] += blank - notes["blank"]
+        save(state, path)
+        shutil.rmtree(self.path(ONNX_INT8, "onnx"), ignore_errors=True)
+        self._note(FLOAT, dict(notes, blank=blank))
 
     def _write(self, variant: Variant, args: Any, state: Any) -> None:
         path = self.path(variant, "config.yaml")

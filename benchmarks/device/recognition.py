@@ -137,7 +137,7 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
         default=2 if quick else 12,
         help="maximum number of utterances, evenly spaced; 0: all",
     )
-    add("--longest", type=float, default=6.0, help="longest utterance, seconds")
+    add("--longest", type=float, default=5.0, help="longest utterance, seconds")
     add("--program", type=Path, help="a stripped gq-asr; default: built with CMake")
     add("--cache", type=Path, help="folder for the models; default: temporary")
     add("--quick", action="store_true", help="use tiny models and small defaults")
