@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping
 import torch
 from torch import nn
 
+from espnet_gq.espnet.tasks import TASKS
 from espnet_gq.nn.prepare import quantized_weights
 
 PARTS = ("encoder", "decoder", "model")
@@ -36,25 +37,22 @@ def quantized(config: Mapping[str, Any], gq_confs: Mapping[str, Config]) -> Conf
     return result
 
 
-def options(chosen: Mapping[str, Any], vocabulary: int) -> Config:
+def options(chosen: Mapping[str, Any], vocabulary: int, task: str = "asr") -> Config:
     """Return all options of an ESPnet training: its defaults, updated with `chosen`.
 
     Args:
         chosen: Classes and their arguments.
         vocabulary: Number of tokens.
+        task: ESPnet's task, see `espnet_gq.espnet.tasks`.
     """
-    from espnet2.tasks.asr import ASRTask
-
     tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(vocabulary - 3))]
-    found = vars(ASRTask.get_parser().parse_args([]))
+    found = vars(TASKS[task].load().get_parser().parse_args([]))
     return {**found, **chosen, "token_list": [*tokens, "<sos/eos>"]}
 
 
-def build(given: Mapping[str, Any]) -> Model:
-    """Build the model from all options of a training."""
-    from espnet2.tasks.asr import ASRTask
-
-    return ASRTask.build_model(argparse.Namespace(**given))
+def build(given: Mapping[str, Any], task: str = "asr") -> Model:
+    """Build the model from all options of a training in one of ESPnet's tasks."""
+    return TASKS[task].load().build_model(argparse.Namespace(**given))
 
 
 @torch.no_grad()

@@ -68,9 +68,7 @@ class Size:
         return ["Linear"] if self.kind == "hybrid" else ["Linear", "LSTM"]
 
 
-def _transducer(
-    encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int
-):
+def transducer(encoder: str, encoder_conf, decoder_units: int, layers: int, joint: int):
     return dict(
         encoder=encoder,
         encoder_conf=encoder_conf,
@@ -103,7 +101,7 @@ def _blocks(units: int, heads: int, linear: int, blocks: int, kernel: int):
     )
 
 
-def _lstm(layers: int, units: int, projection: int):
+def lstm(layers: int, units: int, projection: int):
     return dict(
         rnn_type="lstm",
         bidirectional=False,
@@ -126,7 +124,7 @@ SIZES = {
         "streaming Conformer transducer",
         "blocks",
         "",
-        _transducer(
+        transducer(
             *("contextual_block_conformer", _blocks(256, 4, 2048, 12, 31)),
             *(512, 1, 640),
         ),
@@ -135,20 +133,20 @@ SIZES = {
         "LSTM transducer",
         "rnnt",
         "",
-        _transducer("rnn", _lstm(8, 1280, 640), 640, 2, 640),
+        transducer("rnn", lstm(8, 1280, 640), 640, 2, 640),
     ),
     "tiny": Size(
         "LSTM transducer",
         "rnnt",
         "",
-        _transducer("rnn", _lstm(2, 64, 32), 32, 1, 32),
+        transducer("rnn", lstm(2, 64, 32), 32, 1, 32),
         60,
     ),
     "tiny_streaming_conformer": Size(
         "streaming Conformer transducer",
         "blocks",
         "",
-        _transducer("contextual_block_conformer", _blocks(32, 2, 64, 2, 7), 32, 1, 32),
+        transducer("contextual_block_conformer", _blocks(32, 2, 64, 2, 7), 32, 1, 32),
         60,
     ),
     "tiny_conformer": Size(

@@ -1,8 +1,8 @@
 #include "encoders/rnn.h"
 
-#include <math.h>
-
 #include <string>
+
+#include "layers/activation.h"
 
 namespace asr {
 
@@ -14,10 +14,6 @@ enum {
     MOST_SUBSAMPLE = 64,
     MOST_STRIDE = 1 << 16
 };
-
-void tanh_all(float *x, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) x[i] = tanhf(x[i]);
-}
 
 class RnnEncoder : public Encoder {
   public:
@@ -97,7 +93,7 @@ void RnnStream::through(const float *x, int64_t n, Frames &out) {
         for (int64_t i = 0; i < n * width; ++i) to[i] = x[i];
     } else {
         stack_.last.apply(compute_, x, n, to);
-        tanh_all(to, n * width);
+        activate(Activation::TANH, to, n * width);
     }
 }
 
@@ -143,7 +139,7 @@ const float *RnnStream::run(size_t index, const float *x, int64_t n, int64_t *ro
     layer.project.apply(compute_, from, taken, made.data());
     if (sub > 1) state.kept.erase(state.kept.begin(), state.kept.begin() + due * width);
     if (index + 1 < stack_.layers.size())
-        tanh_all(made.data(), taken * layer.project.rows());
+        activate(Activation::TANH, made.data(), taken * layer.project.rows());
     *rows = taken;
     return made.data();
 }

@@ -90,7 +90,7 @@ class Program {
     void begin(const std::string &name) {
         name_ = name;
         seen_ = 0;
-        spent_ = 0.0;
+        spent_ = clock_ = 0.0;
         last_.clear();
         gq_asr_stream_reset(stream_, nullptr);
     }
@@ -100,11 +100,20 @@ class Program {
         const int64_t n = (int64_t)samples_.size();
         if (gq_asr_stream_feed(stream_, samples_.data(), n, &error_) != GQ_ASR_OK)
             return false;
-        spent_ += now() - start;
         seen_ += n;
+        took(now() - start);
         if (options_.partial) partial();
         return true;
     }
+
+    /* Samples are taken as if they came live: those so far were processed in `seconds`,
+     * which began when they had been spoken or when the ones before were done. */
+    void took(double seconds) {
+        spent_ += seconds;
+        clock_ = std::max(clock_, spoken()) + seconds;
+    }
+
+    double spoken() const { return (double)seen_ / (double)rate_; }
 
     void partial() {
         gq_asr_result result;
@@ -118,15 +127,15 @@ class Program {
     std::string finish() {
         const double start = now();
         if (gq_asr_stream_finish(stream_, &error_) != GQ_ASR_OK) return error_.message;
-        const double last = now() - start;
+        took(now() - start);
         print_results(options_, model_, stream_, name_, false);
         if (options_.timing) {
-            const double seconds = (double)seen_ / (double)rate_;
+            const double seconds = spoken();
             fprintf(stderr,
                     "gq-asr: %s: %.2f s of speech in %.3f s (real-time factor %.3f), "
-                    "%.1f ms after its end\n",
-                    name_.c_str(), seconds, spent_ + last,
-                    seconds > 0 ? (spent_ + last) / seconds : 0.0, 1000 * last);
+                    "result %.2f ms after its end\n",
+                    name_.c_str(), seconds, spent_, seconds > 0 ? spent_ / seconds : 0.0,
+                    1000 * (clock_ - seconds));
         }
         return "";
     }
@@ -138,7 +147,8 @@ class Program {
     std::string name_, last_;
     std::vector<float> samples_;
     int64_t seen_ = 0;
-    double spent_ = 0.0;
+    double spent_ = 0.0; /* seconds of processing */
+    double clock_ = 0.0; /* seconds from the begin of speech to the end of processing */
     gq_asr_error error_;
 };
 
