@@ -356,7 +356,7 @@ class Models:
             middle = (low + high) / 2
             more = rate(middle) > LABELS_A_SECOND
             low, high = (middle, high) if more else (low, middle)
-            if miss(middle) < 0.02 * LABELS_A_SECOND:
+            if miss(middle) < 0.03 * LABELS_A_SECOND:
                 break
         best = min(tried, key=miss)
         bias[0] = first + best

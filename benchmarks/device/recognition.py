@@ -18,7 +18,7 @@ from benchmarks.device.commands import NotRun, build_program, command, model_byt
 from benchmarks.device.measuring import figures
 from benchmarks.device.models import SIZES, Models
 from benchmarks.device.process import Run, run
-from benchmarks.device.speech import Spoken, shortest, write
+from benchmarks.device.speech import Spoken, some, write
 from benchmarks.device.variants import Variant, variants
 from benchmarks.measuring import MIB, in_turn
 from benchmarks.packed.speech import DATA
@@ -29,7 +29,7 @@ from espnet_gq.native import available
 OTHERS = ("torch int8", "onnx int8")
 FILES = ("--json", "--plot", "--cache", "--data", "--program")
 """Options that do not affect the figures, except --data: the speech is recorded."""
-TUNING = 3
+TUNING = 6
 """Utterances that the rate of tokens is set on."""
 
 
@@ -84,7 +84,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
     )
     compared = variants(args.bits, args.espnet_bits, args.others)
     for name in args.sizes:
-        models = Models(name, folder, shortest(spoken, TUNING))
+        models = Models(name, folder, some(spoken, TUNING))
         one = measure(models, compared, spoken, program, args)
         one["aims"] = table.aims(name, one, found["program_bytes"])
         print(
@@ -99,6 +99,10 @@ def run_all(args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
         if args.json:
             write_json(args.json, found)
     return found
+
+
+def _widths(text: str) -> List[int]:
+    return [] if text == "none" else options.listed(int)(text)
 
 
 def get_parser(quick: bool = False) -> argparse.ArgumentParser:
@@ -118,9 +122,9 @@ def get_parser(quick: bool = False) -> argparse.ArgumentParser:
     add(
         "--espnet-bits",
         "--espnet_bits",
-        type=options.listed(int),
+        type=_widths,
         default="5",
-        help="widths of ESPnet's decoder on packed weights",
+        help="widths of ESPnet's decoder on packed weights, or 'none'",
     )
     add(
         "--others",

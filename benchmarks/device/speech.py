@@ -59,6 +59,7 @@ def write(data: Path, folder: Path, most: int, longest: float) -> Spoken:
     return Spoken(paths, [one.samples for one in kept], seconds, chosen + what)
 
 
-def shortest(spoken: Spoken, count: int) -> Tuple[np.ndarray, ...]:
-    """Return the samples of the shortest utterances."""
-    return tuple(sorted(spoken.samples, key=len)[:count])
+def some(spoken: Spoken, most: int) -> Tuple[np.ndarray, ...]:
+    """Return the samples of at most so many utterances, evenly spaced."""
+    count = min(most, len(spoken.samples))
+    return tuple(spoken.samples[i * len(spoken.samples) // count] for i in range(count))

@@ -21,6 +21,7 @@ gq_asr_stream *open_stream() {
     gq_asr_stream *stream;
     require(gq_asr_model_open(path, &model, nullptr) == GQ_ASR_OK);
     require(gq_asr_stream_open(model, nullptr, &stream, nullptr) == GQ_ASR_OK);
+    gq_asr_model_close(model); /* the stream keeps it */
     return stream;
 }
 
