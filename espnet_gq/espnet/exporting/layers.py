@@ -1,6 +1,6 @@
 """Layers that Conformers are made of, put into the model file."""
 
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,9 @@ def add_depthwise(
             f"the normalization of a convolution is {type(norm).__name__}; allowed on "
             "a device: BatchNorm1d"
         )
-    gain = (norm.running_var.double() + norm.eps).rsqrt() * norm.weight.double()
-    shift = norm.bias.double() + (bias.double() - norm.running_mean.double()) * gain
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    gain = (variance.double() + norm.eps).rsqrt() * norm.weight.double()
+    shift = norm.bias.double() + (bias.double() - mean.double()) * gain
     file.floats(f"{name}.gain", array(gain))
     file.floats(f"{name}.shift", array(shift))
 
