@@ -7,7 +7,6 @@ from typing import Any, List, Optional
 
 from espnet2.asr.encoder import contextual_block_conformer_encoder as contextual
 from espnet2.asr_transducer.encoder.blocks.conformer import Conformer
-from torch import nn
 
 from espnet_gq.device.writer import ModelFile
 from espnet_gq.espnet.exporting.conformers import add_blocks, add_conv_module
@@ -135,7 +134,7 @@ def add_transducer_encoder(file: ModelFile, encoder: Any) -> None:
         _add_block(file, f"encoder.block.{number}", block)
 
 
-def _check_same(blocks: nn.ModuleList, causal: bool) -> None:
+def _check_same(blocks: Any, causal: bool) -> None:
     """Refuse blocks whose sizes differ: the file has them once for all."""
     first = blocks[0]
     for block in blocks:

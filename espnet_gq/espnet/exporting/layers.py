@@ -1,6 +1,6 @@
 """Layers that Conformers are made of, put into the model file."""
 
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ ACTIVATIONS = {
 """Class of a module -> name in the file."""
 
 
-def activation_of(module: nn.Module, what: str) -> str:
+def activation_of(module: Any, what: str) -> str:
     """Return the name of an activation in the file.
 
     Args:
@@ -81,7 +81,7 @@ def add_attention(file: ModelFile, name: str, attention: Any) -> None:
         file.floats(f"{name}.pos_bias_v", array(attention.pos_bias_v))
 
 
-def add_conv1d(file: ModelFile, name: str, layer: nn.Module) -> None:
+def add_conv1d(file: ModelFile, name: str, layer: Any) -> None:
     """Add a Conv1d layer of one group; the file has its weight with channels last."""
     outputs, channels, taps = layer.weight.shape
     order = torch.arange(channels * taps).view(channels, taps).t().flatten()
@@ -114,8 +114,9 @@ def add_depthwise(
             f"the normalization of a convolution is {type(norm).__name__}; allowed on "
             "a device: BatchNorm1d"
         )
-    gain = (norm.running_var.double() + norm.eps).rsqrt() * norm.weight.double()
-    shift = norm.bias.double() + (bias.double() - norm.running_mean.double()) * gain
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    gain = (variance.double() + norm.eps).rsqrt() * norm.weight.double()
+    shift = norm.bias.double() + (bias.double() - mean.double()) * gain
     file.floats(f"{name}.gain", array(gain))
     file.floats(f"{name}.shift", array(shift))
 
@@ -151,7 +152,7 @@ def feed_forward_options(layer: Any) -> dict:
     }
 
 
-def add_subsampling(file: ModelFile, convs: Any, out: nn.Module) -> None:
+def add_subsampling(file: ModelFile, convs: Any, out: Any) -> None:
     """Add convolutions with ReLU and the linear layer after them.
 
     Args:

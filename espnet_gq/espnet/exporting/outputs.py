@@ -50,7 +50,7 @@ def add_output(file: ModelFile, model: Any) -> None:
 
 
 def _add_ctc(file: ModelFile, model: Any) -> None:
-    ctc = getattr(model, "ctc", None)
+    ctc: Any = getattr(model, "ctc", None)
     require(
         isinstance(getattr(ctc, "ctc_lo", None), nn.Linear),
         "the model has neither a transducer nor CTC (model_conf: ctc_weight is 0); "
