@@ -1,6 +1,19 @@
 #include "team.h"
 
+#include "api.h"
+#include "sizes.h"
+
+/* WebAssembly has no threads, and Windows no fork(). */
+#if defined(__wasm__)
+#define GQ_THREADS 0
+#else
+#define GQ_THREADS 1
+#endif
+
+#if GQ_THREADS
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -9,9 +22,7 @@
 #include <new>
 #include <system_error>
 #include <thread>
-
-#include "api.h"
-#include "sizes.h"
+#endif
 
 namespace {
 
@@ -19,6 +30,10 @@ using gq::task_t;
 
 enum { MAX_THREADS = 256 };
 
+/* GOMP_parallel of the OpenMP runtime that PyTorch runs on, or NULL. */
+void (*openmp)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
+
+#if GQ_THREADS
 /* How long a thread that waits looks for what it waits for before it lets other threads
  * run on its core, and before it sleeps: longer than a step takes between two products,
  * in this library and in Python. Waking it takes about as long as a small product. */
@@ -157,13 +172,13 @@ team *find_team() {
     static std::once_flag once;
     std::call_once(once, [] {
         renew_team();
+#if !defined(_WIN32)
         pthread_atfork(nullptr, nullptr, renew_team);
+#endif
     });
     return current;
 }
-
-/* GOMP_parallel of the OpenMP runtime that PyTorch runs on, or NULL. */
-void (*openmp)(void (*)(void *), void *, unsigned, unsigned) = nullptr;
+#endif
 
 struct work_t {
     task_t task;
@@ -188,11 +203,15 @@ void gq_set_team(void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsig
 namespace gq {
 
 void run_tasks(task_t task, const void *what, int64_t tasks, int threads) {
+#if GQ_THREADS
     threads = (int)least(least(threads, MAX_THREADS), tasks);
     if (threads > 1 && tasks < INT32_MAX) {
         team *all = find_team();
         if (all && all->run(task, what, (uint32_t)tasks, threads)) return;
     }
+#else
+    (void)threads;
+#endif
     for (int64_t i = 0; i < tasks; ++i) task(what, i);
 }
 
