@@ -130,7 +130,6 @@ def check_products(
         rows, cols, batch = _random_sizes(numbers)
         bits = int(numbers.integers(1, 9))
         scales = rows if numbers.random() < 0.4 else 1
-        w = Matrix(rows, cols, bits, 1, scales, numbers).handles[0]
         kept = Matrix(rows, cols, bits, 1, scales, numbers)
         w = kept.handles[0]
         # Of one sign: no cancellation, so that differences are relative to the sum.
@@ -149,7 +148,7 @@ def check_products(
                         raise SystemExit(f"gq_linear refused ({rows}, {cols})")
                 what = f"({rows}, {cols}) of {bits} bits, batch {batch}, {name}, "
                 what += f"{new.gq_isa_name(j).decode()}, {threads} threads"
-                most = max(most, _compare(name == "int8", *made, what))
+                most = max(most, _compare(name == "int8", made[0], made[1], what))
                 values += made[0].size
     return Checked(values, most)
 
@@ -188,7 +187,7 @@ def check_recurrences(
                     results.append(np.concatenate([out, h, c]))
                 what = f"cell {cell} of {units} units, {bits} bits, batch {batch}, "
                 what += f"{name}, {new.gq_isa_name(j).decode()}, {threads} threads"
-                most = max(most, _compare(name == "int8", *results, what))
+                most = max(most, _compare(name == "int8", results[0], results[1], what))
                 values += results[0].size
     return Checked(values, most)
 
@@ -324,8 +323,8 @@ def main() -> None:
     if args.time:
         shapes = [parse_shape(text) for text in args.shapes.split(",")]
         rows = measure(dict(old=old, new=new), shapes, args.bits, args)
-        header = ("weight", "batch", "bits", "mode", "old us", "new us", "new / old")
-        header += ("in half of the rounds",)
+        header = ["weight", "batch", "bits", "mode", "old us", "new us", "new / old"]
+        header += ["in half of the rounds"]
         print("\n" + markdown(header, rows))
 
 
