@@ -35,6 +35,8 @@ from espnet_gq.packing import pack_state_dict, save
 
 LABELS_A_SECOND = 4.0
 """Tokens per second of read English in 5,000 word pieces."""
+LARGEST_STEP = 100.0
+"""Steps of the bias of blank; where none helps, as on noise, there are no tokens."""
 FRAMES_A_SECOND = 25
 SPREADS = (1.0, 0.1)
 """Standard deviations of what the joint network gets from encoder and predictor: with
@@ -349,7 +351,7 @@ class Models:
         step = 0.1
         while rate(high) > LABELS_A_SECOND:
             low, high, step = high, high + step, 2 * step
-        while tried[low] <= LABELS_A_SECOND:
+        while tried[low] <= LABELS_A_SECOND and step < LARGEST_STEP:
             high, low, step = low, low - step, 2 * step
             rate(low)
         for _ in range(12):

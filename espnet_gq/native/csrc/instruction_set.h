@@ -105,7 +105,7 @@ struct instruction_set {
     /* Sum of the 64-bit words of a buffer whose size is a multiple of 256. */
     uint64_t (*read)(const uint8_t *data, int64_t bytes);
 
-    const quantizer_pass *quantizer;
+    const quantizer_pass *quantizer; /* NULL with GQ_WITHOUT_QUANTIZER */
 };
 
 extern const instruction_set portable;
@@ -146,7 +146,11 @@ constexpr instruction_set make_instruction_set(const char *name,
     s.lstm = K::lstm;
     s.gru = K::gru;
     s.read = K::read;
+#if defined(GQ_WITHOUT_QUANTIZER)
+    (void)quantizer; /* inference alone: nothing refers to its code */
+#else
     s.quantizer = quantizer;
+#endif
     return s;
 }
 

@@ -50,8 +50,9 @@ def test_the_parts_of_both_runs_are_in_the_file(quick):
     assert list(record["parts"]) == ["kernels", "models", "latency", "memory"]
     for part in record["parts"].values():
         assert part["command"].startswith("python ") and part["machine"]["threads"] == 1
-        methods = [(row["method"], row["bits"]) for row in rows(part)]
-        assert set(methods) == {
+        methods = {(row["method"], row["bits"]) for row in rows(part)}
+        # ONNX Runtime is left out where it is not installed.
+        assert {m for m in methods if not m[0].startswith("onnx")} == {
             *(("float32", None), ("torch int8", None)),
             *(("packed", 8), ("packed", 5)),
         }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include <initializer_list>
 #include <limits>
 
 namespace {
@@ -38,22 +39,14 @@ struct curve_t {
     }
 };
 
-/* Lines through the curve; false where one of them is too far from it. */
-bool guide(pass_tables *t) {
+/* Lines through the curve, one for each of the leading bits of |x| + beta; false where
+ * one of them is too far from it. */
+bool draw_lines(pass_tables *t) {
     const int last = t->cells - 1;
     const float *bound = t->threshold;
-    if (!t->fold || t->log2 < gq::GUIDED_FROM || last < 4) return false;
-    for (int i = 1; i < last; ++i)
-        if (!(bound[i] < bound[i + 1])) return false;
-    if (!(bound[1] >= 0.0f && bound[last] <= 1e30f)) return false;
-    /* On a mu-law curve, gaps grow as x + 1 / mu does. */
-    const double first = (double)bound[2] - bound[1];
-    const double reach = (double)bound[last] - bound[1];
-    const double growth = ((double)bound[last] - bound[last - 1]) / first - 1.0;
-    t->beta = (float)(growth > 0.25 ? reach / growth : 4.0 * reach);
-    t->limit = bound[last] + (float)((double)bound[last] - bound[last - 1]) * 0.25f;
     const int32_t from = bits_of(t->beta), to = bits_of(t->limit + t->beta);
     if (!(from > 0 && to > from && to < bits_of(INFINITY))) return false;
+    t->shift = 0;
     while ((to >> t->shift) - (from >> t->shift) >= PIECES) ++t->shift;
     const curve_t curve = {bound, last};
     int segment = 1, knot = 1;
@@ -71,6 +64,28 @@ bool guide(pass_tables *t) {
         v = next;
     }
     return true;
+}
+
+bool guide(pass_tables *t) {
+    const int last = t->cells - 1;
+    const float *bound = t->threshold;
+    if (!t->fold || t->log2 < gq::GUIDED_FROM || last < 4) return false;
+    for (int i = 1; i < last; ++i)
+        if (!(bound[i] < bound[i + 1])) return false;
+    if (!(bound[1] >= 0.0f && bound[last] <= 1e30f)) return false;
+    /* On a mu-law curve, gaps grow as x + 1 / mu does. */
+    const double first = (double)bound[2] - bound[1];
+    const double reach = (double)bound[last] - bound[1];
+    const double growth = ((double)bound[last] - bound[last - 1]) / first - 1.0;
+    t->beta = (float)(growth > 0.25 ? reach / growth : 4.0 * reach);
+    t->limit = bound[last] + (float)((double)bound[last] - bound[last - 1]) * 0.25f;
+    /* A little off, more of the lines may be in use. */
+    const float beta = t->beta;
+    for (float factor : {1.0f, 0.85f, 1.2f, 0.7f, 1.45f}) {
+        t->beta = factor * beta;
+        if (draw_lines(t)) return true;
+    }
+    return false;
 }
 
 bool odd(const float *values, int n) {
