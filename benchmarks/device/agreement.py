@@ -178,7 +178,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> int:
     if args.utterances:
         wavs = dict(list(wavs.items())[: args.utterances])
     with tempfile.TemporaryDirectory() as folder:
-        export(source, Path(folder) / "model.gguf")
+        try:
+            export(source, Path(folder) / "model.gguf")
+        except (ValueError, OSError) as e:
+            raise SystemExit(str(e)) from None
         model = Model(Path(folder) / "model.gguf")
         decode = reference(source, args.beam, model.text("output") or "transducer")
         size = max(1, args.chunk_ms * model.sample_rate // 1000)
