@@ -60,7 +60,7 @@ class Result(NamedTuple):
         score: Log-probability of the tokens.
         tokens: The tokens.
         token_int: Their numbers.
-        times: Seconds from the begin of the utterance, per token.
+        times: Seconds from the start of the utterance, per token.
     """
 
     text: str

@@ -144,7 +144,7 @@ typedef struct {
     double score;         /* log-probability of the tokens */
     int64_t tokens;
     const int32_t *token; /* (tokens) numbers, without blank */
-    const float *time;    /* (tokens) seconds: begin of the frame that each came with */
+    const float *time;    /* (tokens) seconds: start of the frame that each came with */
 } gq_asr_result;
 
 /* Number of results so far: at most `nbest`, at least 1. */

@@ -148,7 +148,7 @@ class Program {
     std::vector<float> samples_;
     int64_t seen_ = 0;
     double spent_ = 0.0; /* seconds of processing */
-    double clock_ = 0.0; /* seconds from the begin of speech to the end of processing */
+    double clock_ = 0.0; /* seconds from the start of speech to the end of processing */
     gq_asr_error error_;
 };
 

@@ -93,7 +93,7 @@ TARGET_END
 using kernels = kernels_512<float_table, int8_products>;
 
 /* With one `vpdpbusd` of 512 bits a cycle, loads are no bottleneck: there pairs of stripes
- * took 1.00 to 1.10 times as long. Where there are two a cycle they took 0.86 to 0.91. */
+ * took 1.00 to 1.10 times as long. Where there are two a cycle, fewer loads should pay. */
 constexpr gq::instruction_set gq::vnni_zen4 =
     gq::make_wide_instruction_set<kernels>("AVX-512 VNNI (Zen 4)", &gq::pass_avx512,
                                            false);
